@@ -1,0 +1,3 @@
+module antipode.example/deploy
+
+go 1.26.0
