@@ -2,7 +2,10 @@
 // answer to "may I retry?"; they are mapped here and nowhere else.
 package fault
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // Kind classifies a fault. Callers switch on it, clients see its reason.
 type Kind string
@@ -32,8 +35,8 @@ const (
 
 // Violation is one field that is wrong, and why.
 type Violation struct {
-	Field       string // as the API names it: "user.phone_numbers[1]"
-	Description string
+	Field       string `json:"field"` // as the .proto names it: "user.phone_numbers[1]"; or the name of a header
+	Description string `json:"description"`
 }
 
 // Error is a fault: a sentence for the caller, and the operator's detail, which never reaches the caller.
@@ -41,6 +44,8 @@ type Error struct {
 	Kind       Kind
 	Message    string
 	Violations []Violation
+	// RetryAfter is when a retry makes sense; 0 when that is not known. It is told to the caller in whole seconds, rounded up.
+	RetryAfter time.Duration
 	Cause      error
 }
 
@@ -58,6 +63,12 @@ func (e *Error) Because(cause error) *Error {
 // With adds a field violation and returns e.
 func (e *Error) With(field, format string, args ...any) *Error {
 	e.Violations = append(e.Violations, Violation{Field: field, Description: fmt.Sprintf(format, args...)})
+	return e
+}
+
+// After says when a retry makes sense and returns e.
+func (e *Error) After(d time.Duration) *Error {
+	e.RetryAfter = d
 	return e
 }
 
