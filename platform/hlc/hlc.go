@@ -36,11 +36,11 @@ func At(t time.Time) Stamp {
 	if ms < 0 {
 		return 0
 	}
-	return Stamp(ms) << 16 //nolint:gosec // checked to be positive
+	return Stamp(ms) << 16
 }
 
 // Time is the stamp's wall time, to the millisecond.
-func (s Stamp) Time() time.Time { return time.UnixMilli(int64(s >> 16)) } //nolint:gosec // 48 bits
+func (s Stamp) Time() time.Time { return time.UnixMilli(int64(s >> 16)) }
 
 // Counter is the stamp's position within its millisecond.
 func (s Stamp) Counter() uint16 { return uint16(s) } //nolint:gosec // the lower 16 bits are meant

@@ -69,7 +69,7 @@ func (v *ID) seal(version byte, slot uint16) {
 		panic(fmt.Sprintf("slot %d is out of range", slot))
 	}
 	v[6] = version<<4 | byte(slot>>8)
-	v[7] = byte(slot)
+	v[7] = byte(slot) //nolint:gosec // the lower 8 bits are meant
 	v[8] = v[8]&0x3f | 0x80
 }
 

@@ -1,0 +1,99 @@
+# Every verify-x has a fix-x; a failure prints the command to paste. Start with `make help`.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+LAB  ?= main
+ROOT := $(CURDIR)
+# Namespaces and TUN devices need root; nothing else does.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# The directories of the workspace's modules, as arguments for go, without the tests of the whole system.
+MODULES  = $(shell go list -m -f '{{.Dir}}')
+PACKAGES = $(addsuffix /...,$(filter-out %/e2e,$(MODULES))) ./e2e/archtest/...
+# Tests of packages share two cores with the engines that they start.
+TEST := go test -race -timeout 10m
+
+##@ Run
+.PHONY: help deps deps-test tools build up down
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
+
+deps: ## install what running needs and is missing (Debian packages; their services stay off)
+	@tools/deps.sh run
+
+deps-test: ## the same, and what testing needs
+	@tools/deps.sh test
+
+build: ## build every program into bin/
+	@mkdir -p bin
+	go build -o bin/ ./regions/cmd/... ./services/user/cmd/...
+
+up: deps build ## start three regions on this machine, with the WAN between them
+	$(SUDO) bin/regionctl --lab $(LAB) up
+
+down: ## stop them; data stay
+	@[ ! -x bin/regionctl ] || $(SUDO) bin/regionctl --lab $(LAB) down
+
+##@ Test
+.PHONY: test test-unit test-engines test-e2e accept bench
+test: deps-test build test-engines test-e2e ## all tests: rules, adapters on real engines, the whole system in short
+
+test-unit: ## only tests that need no engine
+	$(TEST) -short $(PACKAGES)
+
+test-engines:
+	$(TEST) $(PACKAGES)
+
+# -exec, because the compiler runs as you and only the test itself needs root.
+test-e2e: build
+	go test -timeout 15m $(if $(SUDO),-exec "$(SUDO) --preserve-env") ./e2e
+
+accept: deps-test build ## what has counts and time bounds, in full; prints measured against bound
+	go test -v -timeout 90m -count=1 $(if $(SUDO),-exec "$(SUDO) --preserve-env") ./e2e -args -accept
+
+bench: deps-test build ## costs as ratios against references of the same run
+	@echo "make bench: no benchmark of the whole system yet"; exit 1
+
+##@ Check
+.PHONY: lint verify verify-format fix-format verify-generate fix-generate generate verify-modules fix-modules verify-proto release-baseline
+lint: tools ## static checks of all modules
+	.bin/golangci-lint run $(addsuffix /...,$(MODULES))
+
+verify: verify-format verify-proto verify-generate verify-modules lint ## every check that needs no running
+
+verify-format: tools ## Go files are formatted (fix-format)
+	@.bin/golangci-lint fmt --diff $(MODULES) || { echo "fix: make fix-format"; exit 1; }
+fix-format: tools
+	.bin/golangci-lint fmt $(MODULES)
+
+verify-proto: tools ## .proto files follow the rules and break no client of the last release
+	.bin/buf lint
+	@.bin/buf breaking api/proto --against api/baseline.binpb || { echo "a released API may only grow; see CONTRIBUTING.md, \"Changing the API\""; exit 1; }
+release-baseline: tools ## at a release: make the present API the one that must not be broken
+	.bin/buf build api/proto --exclude-source-info -o api/baseline.binpb
+
+verify-generate: tools ## generated code is what the .proto files say (fix-generate)
+	@tools/generated.sh || { echo "fix: make fix-generate"; exit 1; }
+fix-generate generate: tools
+	.bin/buf generate
+
+verify-modules: ## go.mod, go.sum and go.work.sum are tidy and agree (fix-modules)
+	@tools/modules.sh verify || { echo "fix: make fix-modules"; exit 1; }
+fix-modules:
+	@tools/modules.sh fix
+
+##@ Clean
+.PHONY: clean
+clean: down ## stop the lab; remove its data and everything that was built
+	@[ ! -x bin/regionctl ] || $(SUDO) bin/regionctl --lab $(LAB) down --wipe
+	rm -rf bin .bin .cache e2e/artifacts
+
+##@ Tools
+# One module for each set of tools, outside the workspace, so that their dependencies meet neither each other's nor ours.
+tools: .bin/buf.built .bin/protoc.built .bin/lint.built ## build the tools of development into .bin/
+.bin/%.built: tools/%/go.mod
+	@mkdir -p .bin
+	GOWORK=off go -C tools/$* build -o $(ROOT)/.bin/ tool
+	@touch $@
