@@ -11,7 +11,7 @@ ROOT := $(CURDIR)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # The directories of the workspace's modules, as arguments for go, without the tests of the whole system.
 MODULES  = $(shell go list -m -f '{{.Dir}}')
-PACKAGES = $(addsuffix /...,$(filter-out %/e2e,$(MODULES))) ./e2e/archtest/...
+PACKAGES = $(addsuffix /...,$(filter-out %/e2e,$(MODULES)))
 # Tests of packages share two cores with the engines that they start.
 TEST := go test -race -timeout 10m
 
@@ -40,10 +40,10 @@ down: ## stop them; data stay
 .PHONY: test test-unit test-engines test-e2e accept bench
 test: deps-test build test-engines test-e2e ## all tests: rules, adapters on real engines, the whole system in short
 
-test-unit: ## only tests that need no engine
+test-unit: verify-structure ## only tests that need no engine
 	$(TEST) -short $(PACKAGES)
 
-test-engines:
+test-engines: verify-structure
 	$(TEST) $(PACKAGES)
 
 # -exec, because the compiler runs as you and only the test itself needs root.
@@ -57,16 +57,20 @@ bench: deps-test build ## costs as ratios against references of the same run
 	@echo "make bench: no benchmark of the whole system yet"; exit 1
 
 ##@ Check
-.PHONY: lint verify verify-format fix-format verify-generate fix-generate generate verify-modules fix-modules verify-proto release-baseline
+.PHONY: lint verify verify-structure verify-format fix-format verify-generate fix-generate generate verify-modules fix-modules verify-proto release-baseline
 lint: tools ## static checks of all modules
 	.bin/golangci-lint run $(addsuffix /...,$(MODULES))
 
-verify: verify-format verify-proto verify-generate verify-modules lint ## every check that needs no running
+verify: verify-format verify-structure verify-proto verify-generate verify-modules lint ## every check that needs no running
 
 verify-format: tools ## Go files are formatted (fix-format)
 	@.bin/golangci-lint fmt --diff $(MODULES) || { echo "fix: make fix-format"; exit 1; }
 fix-format: tools
 	.bin/golangci-lint fmt $(MODULES)
+
+# Not from the test cache, which does not see the other modules' files change.
+verify-structure: ## who imports whom, names of packages, length of mains
+	go test -count=1 ./e2e/archtest
 
 verify-proto: tools ## .proto files follow the rules and break no client of the last release
 	.bin/buf lint
