@@ -1,0 +1,123 @@
+// Package redistest runs real redis-servers for tests, each with its own port on 127.0.0.1 and without persistence.
+package redistest
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// startTimeout bounds one start.
+const startTimeout = 10 * time.Second
+
+// Server is a redis-server that belongs to a test.
+type Server struct {
+	// Addr is "127.0.0.1:port"; it stays the same over Stop and Start.
+	Addr string
+
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when the process is gone
+	out   bytes.Buffer
+}
+
+// New starts a server that ends with the test. It fails the test when redis-server is not installed.
+func New(tb testing.TB) *Server {
+	tb.Helper()
+	s := &Server{}
+	tb.Cleanup(func() { s.Stop(tb) })
+	for range 5 { // another process may take the free port first
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			tb.Fatalf("find a free port: %v", err)
+		}
+		s.Addr = l.Addr().String()
+		_ = l.Close()
+		if s.start(tb) {
+			return s
+		}
+	}
+	tb.Fatalf("start redis-server: %s", s.out.String())
+	return nil
+}
+
+// Start starts the server again after Stop, empty.
+func (s *Server) Start(tb testing.TB) {
+	tb.Helper()
+	if !s.start(tb) {
+		tb.Fatalf("start redis-server again at %s: %s", s.Addr, s.out.String())
+	}
+}
+
+func (s *Server) start(tb testing.TB) bool {
+	tb.Helper()
+	_, port, err := net.SplitHostPort(s.Addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.out.Reset()
+	s.cmd = exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port,
+		"--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", tb.TempDir())
+	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
+	if err := s.cmd.Start(); err != nil {
+		tb.Fatalf("start redis-server (is the package redis-server installed?): %v", err)
+	}
+	cmd, ended := s.cmd, make(chan struct{})
+	s.ended = ended
+	go func() {
+		_ = cmd.Wait() // killed, as a rule
+		close(ended)
+	}()
+	for end := time.Now().Add(startTimeout); time.Now().Before(end); {
+		if c, err := net.DialTimeout("tcp", s.Addr, time.Second); err == nil {
+			_ = c.Close()
+			select {
+			case <-s.ended: // the port is another's
+				return false
+			default:
+				return true
+			}
+		}
+		select {
+		case <-s.ended:
+			return false
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	s.Stop(tb)
+	return false
+}
+
+// Stop kills the server and waits for it; connections to it are reset. Stopping twice is allowed.
+func (s *Server) Stop(tb testing.TB) {
+	tb.Helper()
+	if s.cmd == nil {
+		return
+	}
+	s.signal(tb, syscall.SIGKILL)
+	<-s.ended
+	s.cmd = nil
+}
+
+// Pause makes the server silent: connections stay, nothing answers.
+func (s *Server) Pause(tb testing.TB) {
+	tb.Helper()
+	s.signal(tb, syscall.SIGSTOP)
+}
+
+// Resume ends Pause.
+func (s *Server) Resume(tb testing.TB) {
+	tb.Helper()
+	s.signal(tb, syscall.SIGCONT)
+}
+
+func (s *Server) signal(tb testing.TB, sig syscall.Signal) {
+	tb.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		tb.Errorf("send %v to redis-server: %v", sig, err)
+	}
+}
