@@ -1,0 +1,121 @@
+package topology
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Ports on which the components of a region listen.
+const (
+	PortFront       = 8080 // HAProxy: REST and gRPC of clients
+	PortEtcdClient  = 2379
+	PortEtcdPeer    = 2380
+	PortKafka       = 9092
+	PortKafkaQuorum = 9093 // KRaft controller
+	PortRedis       = 6379
+	PortPostgres    = 5432
+	PortPatroni     = 8008 // Patroni's REST API
+	PortService     = 8080 // a service instance: REST and gRPC of clients, behind HAProxy
+	PortPeer        = 9080 // a service instance: gRPC of other regions
+	PortAdmin       = 9090 // a service instance: livez, readyz, metrics
+)
+
+// MaxDoorBlock is the greatest block of doors, 127.254.R.1.
+const MaxDoorBlock = 244
+
+// Last octets within 198.18.R.0/24.
+const (
+	front        = 1
+	globalEtcd   = 2
+	regionalEtcd = 3
+	kafka        = 4
+	redis        = 5
+	firstNode    = 11 // to 20
+	instance     = 21 // to 29
+	uplink       = 254
+)
+
+// Third octets beside those of regions.
+const (
+	worldOctet = 200 // places of clients
+	doorOctet  = 201 // door places
+)
+
+// Everything is the range that RFC 2544 sets aside for such tests; all addresses of all worlds lie in it.
+func Everything() netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, 0, 0}), 15)
+}
+
+// WorldPrefix is the range of the places of clients.
+func WorldPrefix() netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, worldOctet, 0}), 24)
+}
+
+// Prefix is the range of the region, 198.18.R.0/24.
+func (r Region) Prefix() netip.Prefix { return netip.PrefixFrom(r.addr(0), 24) }
+
+// Front is the address of the region's load balancer, where clients go.
+func (r Region) Front() netip.Addr { return r.addr(front) }
+
+// GlobalEtcd is the address of the region's member of the global store.
+func (r Region) GlobalEtcd() netip.Addr { return r.addr(globalEtcd) }
+
+// RegionalEtcd is the address of the region's own store.
+func (r Region) RegionalEtcd() netip.Addr { return r.addr(regionalEtcd) }
+
+// Kafka is the address of the region's broker.
+func (r Region) Kafka() netip.Addr { return r.addr(kafka) }
+
+// Redis is the address of the region's cache.
+func (r Region) Redis() netip.Addr { return r.addr(redis) }
+
+// Uplink is the address from which the region's kernel sends across the WAN when a process asked for none.
+func (r Region) Uplink() netip.Addr { return r.addr(uplink) }
+
+// Node is the address of a database node; shard and node count from 0. It panics when the region has no such node.
+func (r Region) Node(shard, node int) netip.Addr {
+	if shard < 0 || shard >= r.Shards || node < 0 || node >= r.NodesPerShard {
+		panic(fmt.Sprintf("topology: region %s has no node %d of shard %d", r.Name, node, shard))
+	}
+	return r.addr(byte(firstNode + shard*r.NodesPerShard + node)) //nolint:gosec // at most MaxNodes
+}
+
+// Instance is the address of a service instance, counted from 0. It panics when the region has no such instance.
+func (r Region) Instance(i int) netip.Addr {
+	if i < 0 || i >= r.Instances {
+		panic(fmt.Sprintf("topology: region %s has no instance %d", r.Name, i))
+	}
+	return r.addr(byte(instance + i)) //nolint:gosec // at most MaxInstances
+}
+
+// Addresses lists every address of the region, in order.
+func (r Region) Addresses() []netip.Addr {
+	all := []netip.Addr{r.Front(), r.GlobalEtcd(), r.RegionalEtcd(), r.Kafka(), r.Redis()}
+	for s := range r.Shards {
+		for n := range r.NodesPerShard {
+			all = append(all, r.Node(s, n))
+		}
+	}
+	for i := range r.Instances {
+		all = append(all, r.Instance(i))
+	}
+	return append(all, r.Uplink())
+}
+
+// DoorPlace is the address in the world from which the region's door on the host sends, 198.18.201.R.
+func (r Region) DoorPlace() netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 18, doorOctet, byte(r.Number)}) //nolint:gosec // at most MaxNumber
+}
+
+// DoorAddr is the address of the region's doors on the host, 127.(10+block).R.1. The main lab has block 0; labs that run
+// beside it have blocks of their own, at most MaxDoorBlock. It panics outside of that.
+func (r Region) DoorAddr(block int) netip.Addr {
+	if block < 0 || block > MaxDoorBlock {
+		panic(fmt.Sprintf("topology: block of doors %d is not between 0 and %d", block, MaxDoorBlock))
+	}
+	return netip.AddrFrom4([4]byte{127, byte(10 + block), byte(r.Number), 1}) //nolint:gosec // bounded above
+}
+
+func (r Region) addr(last byte) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 18, byte(r.Number), last}) //nolint:gosec // at most MaxNumber
+}
