@@ -115,7 +115,7 @@ func From(err error) *Error {
 		}
 		return e
 	}
-	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // a wrapped status is meant to be left alone
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return FromStatus(err)
 	}
 	switch {

@@ -15,7 +15,7 @@ import (
 
 // Names of what travels beside a message: gRPC metadata keys, and HTTP headers of the same name.
 const (
-	HeaderToken          = "antipode-token"      // both ways
+	HeaderToken          = "antipode-token"      //nolint:gosec // the name of a header; both ways
 	HeaderDurability     = "antipode-durability" // both ways
 	HeaderRead           = "antipode-read"       // request
 	HeaderIdempotencyKey = "idempotency-key"     // request
@@ -85,7 +85,9 @@ func NewCall() *Call {
 }
 
 // NewContext puts a call into a context.
-func NewContext(ctx context.Context, c *Call) context.Context { return context.WithValue(ctx, callKey{}, c) }
+func NewContext(ctx context.Context, c *Call) context.Context {
+	return context.WithValue(ctx, callKey{}, c)
+}
 
 // FromContext is the request's call. Outside a request it is a new one with the defaults, so it is never nil.
 func FromContext(ctx context.Context) *Call {
@@ -131,7 +133,7 @@ func (c *Call) read(md metadata.MD, sealer *causal.Sealer) error {
 	one := func(name string) string {
 		v := md[name]
 		if len(v) > 1 {
-			bad.With(name, "must be given once, is given %d times", len(v))
+			bad = bad.With(name, "must be given once, is given %d times", len(v))
 			return ""
 		}
 		if len(v) == 0 {
@@ -144,26 +146,26 @@ func (c *Call) read(md metadata.MD, sealer *causal.Sealer) error {
 	case ReadWait, ReadStaleOK:
 		c.Read = v
 	default:
-		bad.With(HeaderRead, "must be %q or %q", ReadWait, ReadStaleOK)
+		bad = bad.With(HeaderRead, "must be %q or %q", ReadWait, ReadStaleOK)
 	}
 	switch v := Durability(one(HeaderDurability)); v {
 	case "":
 	case DurabilityLocal, DurabilityRemote:
 		c.Durability = v
 	default:
-		bad.With(HeaderDurability, "must be %q or %q", DurabilityLocal, DurabilityRemote)
+		bad = bad.With(HeaderDurability, "must be %q or %q", DurabilityLocal, DurabilityRemote)
 	}
 	switch v, given := one(HeaderIdempotencyKey), len(md[HeaderIdempotencyKey]) == 1; {
 	case !given:
 	case !printable(v):
-		bad.With(HeaderIdempotencyKey, "must be 1 to %d printable ASCII characters", maxHeaderText)
+		bad = bad.With(HeaderIdempotencyKey, "must be 1 to %d printable ASCII characters", maxHeaderText)
 	default:
 		c.IdempotencyKey = v
 	}
 	if text := one(HeaderToken); text != "" && sealer != nil {
 		t, err := sealer.Open(text)
 		if err != nil {
-			bad.With(HeaderToken, "is not a token of this service: send back, unchanged, the last one that you received, or none").Because(err)
+			bad = bad.With(HeaderToken, "is not a token of this service: send back, unchanged, the last one that you received, or none").Because(err)
 		} else {
 			c.Token = t
 		}
