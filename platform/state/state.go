@@ -11,12 +11,11 @@
 package state
 
 import (
+	"cmp"
+	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
-	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
@@ -35,8 +34,17 @@ type Key struct {
 	ID   id.ID
 }
 
+// String is "type id".
+func (k Key) String() string { return k.Type + " " + k.ID.String() }
+
+// Compare orders keys by type, then id: the canonical order of a user's records.
+func (k Key) Compare(o Key) int {
+	return cmp.Or(cmp.Compare(k.Type, o.Type), cmp.Compare(string(k.ID[:]), string(o.ID[:])))
+}
+
 // User is one replica's copy of one user's data in one service. Records may hold only the records that an operation needs (for a write those it
-// reads and writes; for an event those in it), and always the user's own record if it is deleted: the grave.
+// reads and writes; for an event those in it), and always the user's own record if it is deleted: the grave. Records are replaced, never changed in
+// place, so copies and events may share them.
 type User struct {
 	ID       id.ID
 	Vector   causal.Vector
@@ -49,10 +57,60 @@ type User struct {
 }
 
 // NewUser is a copy that has seen nothing.
-func NewUser(user id.ID) *User { panic("not implemented") }
+func NewUser(user id.ID) *User {
+	u := &User{ID: user}
+	u.prepare()
+	return u
+}
+
+// prepare makes the maps that a caller left out.
+func (u *User) prepare() {
+	if u.Vector == nil {
+		u.Vector = causal.Vector{}
+	}
+	if u.Records == nil {
+		u.Records = map[Key]*recordv1.Record{}
+	}
+	if u.Conflicts == nil {
+		u.Conflicts = map[string]*recordv1.Conflict{}
+	}
+	if u.Changed == nil {
+		u.Changed = map[Key]bool{}
+	}
+}
 
 // Grave reports whether the user was deleted: the record whose id is the user's own is deleted. A grave masks every record of the user.
-func (u *User) Grave() bool { panic("not implemented") }
+func (u *User) Grave() bool {
+	for k, rec := range u.Records {
+		if k.ID == u.ID && rec.GetDeleted() != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// replace puts the next copy of a record in place and notes whether it differs.
+func (u *User) replace(k Key, rec *recordv1.Record) bool {
+	if sameRecord(u.Records[k], rec) {
+		return false
+	}
+	u.Records[k] = rec
+	u.Changed[k] = true
+	return true
+}
+
+// note adds entries to the conflict log and reports whether any is new.
+func (u *User) note(conflicts []*recordv1.Conflict) bool {
+	added := false
+	for _, c := range conflicts {
+		name := record.ConflictName(c)
+		if u.Conflicts[name] == nil {
+			u.Conflicts[name] = c
+			added = true
+		}
+	}
+	return added
+}
 
 // Engine applies the rules for one service of one replica. It is immutable and safe for concurrent use.
 type Engine struct {
@@ -74,52 +132,26 @@ const (
 	Missing
 )
 
+// String is the outcome in lower case, for logs and metrics.
+func (o Outcome) String() string {
+	switch o {
+	case Duplicate:
+		return "duplicate"
+	case Applied:
+		return "applied"
+	case Missing:
+		return "missing"
+	default:
+		return fmt.Sprintf("outcome %d", int(o))
+	}
+}
+
 // WriteOptions are the circumstances of a local write.
 type WriteOptions struct {
 	// Now is the wall time.
 	Now time.Time
 	// Seen is the HLC of the caller's causal token.
 	Seen hlc.Stamp
-	// Keyed: see record.Write.
+	// Keyed: see record.Write. Every record that the write puts must be new.
 	Keyed bool
 }
-
-// Draft is a local write in the making.
-type Draft struct{}
-
-// Get returns a copy of the record's message to change and put back, and whether there is such a record. A deleted record, and every record of a
-// deleted user, is not there.
-func (d *Draft) Get(k Key) (proto.Message, bool, error) { panic("not implemented") }
-
-// Record is the stored copy behind Get (for etags); nil when it is not there.
-func (d *Draft) Record(k Key) *recordv1.Record { panic("not implemented") }
-
-// Now is the wall time of the write, for fields such as update_time.
-func (d *Draft) Now() time.Time { panic("not implemented") }
-
-// Put writes a record's new message; see record.Registry.Apply for touched. It refuses writes to deleted records and users (ErrDeleted).
-func (d *Draft) Put(k Key, after proto.Message, touched ...string) error { panic("not implemented") }
-
-// Delete deletes a record; deleting the user's own record makes the grave. Deleting what is not there is ErrDeleted.
-func (d *Draft) Delete(k Key) error { panic("not implemented") }
-
-// Write runs change on a draft and, if it put or deleted anything, applies it as this replica's next write: u changes, and the event to publish is
-// returned. When change puts nothing the event is nil and u is unchanged; when it fails, or a bound is exceeded (ErrTooLarge), u is unchanged and the error returned.
-func (e *Engine) Write(u *User, o WriteOptions, change func(*Draft) error) (*replicationv1.Event, error) {
-	panic("not implemented")
-}
-
-// Apply applies an event of another replica. It changes u only when the outcome is Applied.
-func (e *Engine) Apply(u *User, ev *replicationv1.Event) (Outcome, error) { panic("not implemented") }
-
-// Merge merges another replica's whole State of the user, as Sync brings it, and reports whether u changed. u must hold all records.
-func (e *Engine) Merge(u *User, s *replicationv1.State) (changed bool, err error) {
-	panic("not implemented")
-}
-
-// State is u as a message; u must hold all records. Conflicts are those in u.Conflicts.
-func (e *Engine) State(u *User) *replicationv1.State { panic("not implemented") }
-
-// Digest is a SHA-256 over (type, id, leaf, stamp, value) of u's records in canonical order. Deleted records, and all records of a grave,
-// count as absent. u must hold all records.
-func (e *Engine) Digest(u *User) [32]byte { panic("not implemented") }
