@@ -188,7 +188,7 @@ type Topic struct {
 	RetentionBytes int64
 }
 
-// EnsureTopic creates the topic if it does not exist. A topic that exists with another number of partitions is an error: keys would move
+// EnsureTopic creates the topic if it does not exist, and returns when it can be written. A topic that exists with another number of partitions is an error: keys would move
 // between partitions, and lose their order.
 func (c *Cluster) EnsureTopic(ctx context.Context, t Topic) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -219,9 +219,30 @@ func (c *Cluster) EnsureTopic(ctx context.Context, t Topic) error {
 		if d, err = c.Describe(ctx, t.Name); err != nil {
 			return err
 		}
+		if err := c.awaitLeaders(ctx, t); err != nil {
+			return err
+		}
 	}
 	if d.Partitions != 0 && d.Partitions != t.Partitions {
 		return fmt.Errorf("topic %s has %d partitions, want %d", t.Name, d.Partitions, t.Partitions)
+	}
+	return nil
+}
+
+// awaitLeaders waits until a topic that was just created can be written and read.
+func (c *Cluster) awaitLeaders(ctx context.Context, t Topic) error {
+	for partition := range t.Partitions {
+		for {
+			_, _, err := c.Offsets(ctx, t.Name, partition)
+			if err == nil {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("wait for the new topic: %w", err)
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-// Package kafkatest runs Apache Kafka brokers for tests: the real engine, on 127.0.0.1, in folders of their own. The first test on a machine fetches the
+// Package kafkatest runs Apache Kafka brokers for tests: the real engine, on loopback, in folders of their own. The first test on a machine fetches the
 // jars (Maven, about 40 MB); from then on a broker serves after 1 to 2 s. A broker dies with the process that started it, also when that is killed.
 package kafkatest
 
@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,7 +56,7 @@ func (s *Shared) Stop() {
 
 // Broker is one broker with a folder of its own.
 type Broker struct {
-	// Address is "127.0.0.1:port", the same after every start.
+	// Address is "address:port" on loopback, the same after every start.
 	Address string
 
 	install  broker.Install
@@ -97,17 +96,10 @@ func New(ctx context.Context) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the broker's folder: %w", err)
 	}
-	listen, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	controller, err := freePort()
-	if err != nil {
-		return nil, err
-	}
+	host := loopback()
 	b := &Broker{
-		Address: listen, install: install, dir: dir,
-		settings: broker.Settings{Listen: listen, Controller: controller, DataDir: filepath.Join(dir, "data")},
+		Address: host + ":9092", install: install, dir: dir,
+		settings: broker.Settings{Listen: host + ":9092", Controller: host + ":9093", DataDir: filepath.Join(dir, "data")},
 	}
 	props, err := b.settings.Properties(tmpl)
 	if err != nil {
@@ -256,10 +248,9 @@ func deployFolder() (string, error) {
 	}
 }
 
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	return l.Addr().String(), l.Close()
+// loopback draws an address of 127.0.0.0/8 that nobody else uses, so that its ports are free also while the broker is stopped.
+func loopback() string {
+	var b [3]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return fmt.Sprintf("127.%d.%d.%d", 64+b[0]%128, b[1], 1+b[2]%254)
 }
