@@ -1,0 +1,124 @@
+// Package etcdtest runs real etcd clusters for tests, inside the test's process, each member with ports of its own on 127.0.0.1.
+package etcdtest
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+)
+
+// readyTimeout bounds the start of a cluster.
+const readyTimeout = 30 * time.Second
+
+// Cluster is an etcd cluster that belongs to a test.
+type Cluster struct {
+	configs []*embed.Config
+	members []*embed.Etcd // nil while stopped
+}
+
+// New starts a cluster of n members that ends with the test, and waits until it answers.
+func New(tb testing.TB, n int) *Cluster {
+	tb.Helper()
+	c := &Cluster{members: make([]*embed.Etcd, n)}
+	ports := freePorts(tb, 2*n)
+	var initial []string
+	for i := range n {
+		cfg := embed.NewConfig()
+		cfg.Name = fmt.Sprintf("m%d", i)
+		cfg.Dir = tb.TempDir()
+		cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+		cfg.TickMs, cfg.ElectionMs = 50, 500
+		cfg.UnsafeNoFsync = true
+		client, peer := local(ports[2*i]), local(ports[2*i+1])
+		cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+		cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
+		initial = append(initial, cfg.Name+"="+peer.String())
+		c.configs = append(c.configs, cfg)
+	}
+	tb.Cleanup(func() {
+		for i := range n {
+			c.Stop(tb, i)
+		}
+	})
+	for i, cfg := range c.configs {
+		cfg.InitialCluster = strings.Join(initial, ",")
+		c.launch(tb, i)
+	}
+	for i := range n {
+		c.await(tb, i)
+	}
+	return c
+}
+
+// Endpoints are the members' client URLs, stopped members included.
+func (c *Cluster) Endpoints() []string {
+	var urls []string
+	for _, cfg := range c.configs {
+		urls = append(urls, cfg.AdvertiseClientUrls[0].String())
+	}
+	return urls
+}
+
+// Stop ends a member; its data and addresses stay. Stopping twice is allowed.
+func (c *Cluster) Stop(tb testing.TB, member int) {
+	tb.Helper()
+	if c.members[member] != nil {
+		c.members[member].Close()
+		c.members[member] = nil
+	}
+}
+
+// Start starts a member again after Stop, and waits until it has joined a quorum.
+func (c *Cluster) Start(tb testing.TB, member int) {
+	tb.Helper()
+	c.launch(tb, member)
+	c.await(tb, member)
+}
+
+func (c *Cluster) launch(tb testing.TB, i int) {
+	tb.Helper()
+	e, err := embed.StartEtcd(c.configs[i])
+	if err != nil {
+		tb.Fatalf("start etcd member %d: %v", i, err)
+	}
+	c.members[i] = e
+}
+
+func (c *Cluster) await(tb testing.TB, i int) {
+	tb.Helper()
+	select {
+	case <-c.members[i].Server.ReadyNotify():
+	case err := <-c.members[i].Err():
+		tb.Fatalf("etcd member %d: %v", i, err)
+	case <-time.After(readyTimeout):
+		tb.Fatalf("etcd member %d is not ready after %v", i, readyTimeout)
+	}
+}
+
+func local(port int) url.URL {
+	return url.URL{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", port)}
+}
+
+func freePorts(tb testing.TB, n int) []int {
+	tb.Helper()
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			tb.Fatalf("find a free port: %v", err)
+		}
+		defer l.Close() // all at the end, so that no port comes twice
+		addr, ok := l.Addr().(*net.TCPAddr)
+		if !ok {
+			tb.Fatalf("listener has the address %v", l.Addr())
+		}
+		ports = append(ports, addr.Port)
+	}
+	return ports
+}
