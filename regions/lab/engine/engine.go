@@ -1,0 +1,148 @@
+// Package engine knows how each component of a region is run: its configuration, its command line, the question by which one
+// sees that it serves, and where it listens.
+//
+// Everything is derived from a topology's region and the Site, without looking at the machine, so that what a lab runs can be
+// read in golden files. It starts nothing and writes nothing.
+package engine
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"fmt"
+	"net"
+	"net/netip"
+	"path"
+	"path/filepath"
+	"text/template"
+	"time"
+
+	"antipode.example/deploy"
+	"antipode.example/platform/kafka/broker"
+	"antipode.example/regions/topology"
+)
+
+// Names of components. Those of database nodes and service instances are made by NodeName and InstanceName.
+const (
+	EtcdGlobal   = "etcd-global"
+	EtcdRegional = "etcd-regional"
+	Kafka        = "kafka"
+	Redis        = "redis"
+	HAProxy      = "haproxy"
+)
+
+// NodeName names a database node; shard and node count from 0.
+func NodeName(shard, node int) string { return fmt.Sprintf("pg-s%d-%d", shard+1, node+1) }
+
+// InstanceName names an instance of the user service, counted from 0.
+func InstanceName(i int) string { return "user-" + instances[i:i+1] }
+
+// instances has a letter for each instance that a region may have.
+const instances = "abcdefghi"
+
+// Dial connects from inside a region's namespace.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Site is what all regions of a lab have in common.
+type Site struct {
+	Topology *topology.Topology
+	// Dir is the lab's directory; a component's is Dir/regions/<region>/<component>.
+	Dir      string
+	Programs Programs
+	Secrets  Secrets
+	Broker   broker.Install
+}
+
+// Programs are the paths of what is run.
+type Programs struct {
+	// Self runs an etcd member as `Self run-etcd`; User is the user service.
+	Self, User string
+	Patroni    string
+	// PostgresBin is the directory of PostgreSQL's programs.
+	PostgresBin    string
+	Redis, HAProxy string
+}
+
+// Secrets are the passwords of the databases, the same in every region. They hold no quote or backslash.
+type Secrets struct {
+	Service, Superuser, Replicator string
+}
+
+// Unit is one component, ready to be written down and run.
+type Unit struct {
+	// Name is unique in the region.
+	Name string
+	// Dir belongs to the component alone; its process works there.
+	Dir string
+	// Files are written into Dir before each start, readable by the component's user only.
+	Files map[string]string
+	// Argv is the command line, Env what is added to a plain environment.
+	Argv, Env []string
+	// Prepare, unless nil, returns commands to run before the start, in Dir: none when there is nothing to do.
+	Prepare func() ([][]string, error)
+	// Probe asks the component whether it serves; it connects through dial.
+	Probe func(dial Dial) func(ctx context.Context) (string, error)
+	// Endpoints are where it listens, by what is spoken there.
+	Endpoints []Endpoint
+	// Grace is how long it may take to end in order.
+	Grace time.Duration
+}
+
+// Endpoint is a place where a component listens.
+type Endpoint struct {
+	Speaks  string
+	Address netip.AddrPort
+}
+
+// ComponentDir is the directory of a region's component.
+func (s Site) ComponentDir(region, component string) string {
+	return filepath.Join(s.RegionDir(region), component)
+}
+
+// RegionDir holds all that a region keeps on disk.
+func (s Site) RegionDir(region string) string { return filepath.Join(s.Dir, "regions", region) }
+
+// KeysDir holds the key set, which is not part of any region's data.
+func (s Site) KeysDir() string { return filepath.Join(s.Dir, "keys") }
+
+// Units returns the components of a region, in the order in which people would list them.
+func (s Site) Units(r topology.Region) ([]Unit, error) {
+	makers := []func(topology.Region) (Unit, error){s.globalEtcd, s.regionalEtcd, s.redis, s.kafka}
+	for shard := range r.Shards {
+		for node := range r.NodesPerShard {
+			makers = append(makers, func(r topology.Region) (Unit, error) { return s.postgres(r, shard, node) })
+		}
+	}
+	for i := range r.Instances {
+		makers = append(makers, func(r topology.Region) (Unit, error) { return s.user(r, i) })
+	}
+	makers = append(makers, s.haproxy)
+	units := make([]Unit, 0, len(makers))
+	for _, build := range makers {
+		u, err := build(r)
+		if err != nil {
+			return nil, fmt.Errorf("region %s: %w", r.Name, err)
+		}
+		units = append(units, u)
+	}
+	return units, nil
+}
+
+// render fills in a template of the deploy module.
+func render(files embed.FS, name string, data any) (string, error) {
+	t, err := template.New(path.Base(name)).Option("missingkey=error").ParseFS(files, name)
+	if err != nil {
+		return "", fmt.Errorf("parsing template %s: %w", name, err)
+	}
+	var out bytes.Buffer
+	if err := t.Execute(&out, data); err != nil {
+		return "", fmt.Errorf("filling in template %s: %w", name, err)
+	}
+	return out.String(), nil
+}
+
+func renderDeploy(name string, data any) (string, error) { return render(deploy.Files, name, data) }
+
+func at(addr netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(addr, port) }
+
+func httpURL(a netip.AddrPort) string { return "http://" + a.String() }

@@ -1,0 +1,142 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"antipode.example/regions/topology"
+)
+
+// databases lists the services' databases. Each has a logical replication slot antipode_<database> on every shard; the user
+// service's slot has its name from its configuration.
+var databases = []string{"user"} //nolint:gochecknoglobals // a constant that Go can't express
+
+const sharedBuffers = "32MB"
+
+// postgres is a database node: Patroni and the PostgreSQL that it runs.
+func (s Site) postgres(r topology.Region, shard, node int) (Unit, error) {
+	name := NodeName(shard, node)
+	dir := s.ComponentDir(r.Name, name)
+	addr := r.Node(shard, node)
+	roles := filepath.Join(dir, "roles.sql")
+	conf, err := renderDeploy("patroni/patroni.yml.tmpl", map[string]any{
+		"Scope":         fmt.Sprintf("%s-s%d", r.Name, shard+1),
+		"Name":          name,
+		"Address":       addr,
+		"Subnet":        r.Prefix(),
+		"Etcd":          []string{at(r.RegionalEtcd(), topology.PortEtcdClient).String()},
+		"Databases":     databases,
+		"BinDir":        s.Programs.PostgresBin,
+		"DataDir":       filepath.Join(dir, "data"),
+		"PGPass":        filepath.Join(dir, "pgpass"),
+		"RolesSQL":      roles,
+		"SharedBuffers": sharedBuffers,
+		"Superuser":     s.Secrets.Superuser,
+		"Replicator":    s.Secrets.Replicator,
+	})
+	if err != nil {
+		return Unit{}, err
+	}
+	sql, err := renderDeploy("patroni/roles.sql.tmpl", map[string]any{"Password": s.Secrets.Service, "Databases": databases})
+	if err != nil {
+		return Unit{}, err
+	}
+	rest := at(addr, topology.PortPatroni)
+	return Unit{
+		Name: name, Dir: dir,
+		Files: map[string]string{"patroni.yml": conf, "roles.sql": sql},
+		Argv:  []string{s.Programs.Patroni, filepath.Join(dir, "patroni.yml")},
+		Env:   []string{"PYTHONUNBUFFERED=1"},
+		Probe: func(dial Dial) func(context.Context) (string, error) {
+			return func(ctx context.Context) (string, error) {
+				n, err := AskNode(ctx, dial, r, shard, node)
+				if err != nil {
+					return "", err
+				}
+				return n.Role(), nil
+			}
+		},
+		Endpoints: []Endpoint{{"postgres", at(addr, topology.PortPostgres)}, {"patroni", rest}},
+		Grace:     15 * time.Second,
+	}, nil
+}
+
+// Node is what Patroni says of its database node.
+type Node struct {
+	State       string `json:"state"`
+	RawRole     string `json:"role"`
+	SyncStandby bool   `json:"sync_standby"`
+	Timeline    int    `json:"timeline"`
+	Replication []struct {
+		Name  string `json:"application_name"`
+		State string `json:"state"`
+		Sync  string `json:"sync_state"`
+	} `json:"replication"`
+}
+
+// Primary says that the node takes writes.
+func (n Node) Primary() bool { return n.RawRole == "master" || n.RawRole == "primary" }
+
+// Role is the node's role for people: primary, sync standby or standby.
+func (n Node) Role() string {
+	switch {
+	case n.Primary():
+		return "primary"
+	case n.SyncStandby:
+		return "sync standby"
+	default:
+		return "standby"
+	}
+}
+
+// Synchronous says that a standby streams from this primary and that commits wait for it.
+func (n Node) Synchronous() bool {
+	for _, s := range n.Replication {
+		if s.State == "streaming" && (s.Sync == "sync" || s.Sync == "quorum") {
+			return true
+		}
+	}
+	return false
+}
+
+// AskNode asks the Patroni of a node; a node whose PostgreSQL does not run is an error.
+func AskNode(ctx context.Context, dial Dial, r topology.Region, shard, node int) (Node, error) {
+	url := httpURL(at(r.Node(shard, node), topology.PortPatroni)) + "/patroni"
+	body, err := get(ctx, dial, url)
+	if err != nil {
+		return Node{}, err
+	}
+	var n Node
+	if err := json.Unmarshal(body, &n); err != nil {
+		return Node{}, fmt.Errorf("reading the answer of %s: %w", url, err)
+	}
+	if n.State != "running" {
+		return Node{}, fmt.Errorf("PostgreSQL is %q", n.State)
+	}
+	return n, nil
+}
+
+// ShardReady returns nil once a shard has a primary and, if it has more than one node, a synchronous standby that streams:
+// before that, losing the primary would lose what it acknowledged.
+func ShardReady(ctx context.Context, dial Dial, r topology.Region, shard int) error {
+	var last error
+	for node := range r.NodesPerShard {
+		n, err := AskNode(ctx, dial, r, shard, node)
+		switch {
+		case err != nil:
+			last = err
+		case !n.Primary():
+		case r.NodesPerShard == 1 || n.Synchronous():
+			return nil
+		default:
+			return fmt.Errorf("shard s%d has a primary, but no synchronous standby that streams", shard+1)
+		}
+	}
+	if last != nil {
+		return fmt.Errorf("shard s%d has no primary: %w", shard+1, last)
+	}
+	return fmt.Errorf("shard s%d has no primary", shard+1)
+}
