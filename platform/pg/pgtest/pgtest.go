@@ -1,7 +1,7 @@
 // Package pgtest gives tests real PostgreSQL databases.
 //
-// It starts one server for a test process, on demand, on 127.0.0.1 and a free port, and gives each test a fresh database, made from a template when
-// the test asks for a schema. Several test processes may run at once. The server ends with the test process: Main stops it, and when
+// It starts one server for a test process (a few for Shards), on demand, on 127.0.0.1 and a free port, and gives each test a fresh database, made from
+// a template when the test asks for a schema. Several test processes may run at once. The server ends with the test process: Main stops it, and when
 // the process is killed the kernel does; what such a server leaves on the disk is removed by the next process.
 //
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -33,13 +33,12 @@ import (
 // PasswordUser is a role name that must show a password to connect over TCP (once a test has created the role); all others need none.
 const PasswordUser = "with_password"
 
-// shared is the process's server; tests have no other place to keep what TestMain must end.
+// shared are the process's servers; tests have no other place to keep what TestMain must end.
 //
 //nolint:gochecknoglobals // see above
 var shared struct {
 	sync.Mutex
-	server    *Server
-	templates map[string]error // name of a template database to the error of making it
+	servers []*Server
 }
 
 // Main runs the tests, stops the server and exits. Call it as TestMain.
@@ -55,16 +54,16 @@ func Run(run func() int) int {
 	return code
 }
 
-// Stop stops the process's server, if there is one. A later New starts another.
+// Stop stops the process's servers. A later New starts others.
 func Stop() error {
 	shared.Lock()
 	defer shared.Unlock()
-	if shared.server == nil {
-		return nil
+	errs := make([]error, len(shared.servers))
+	for i, s := range shared.servers {
+		errs[i] = s.Close()
 	}
-	err := shared.server.Close()
-	shared.server, shared.templates = nil, nil
-	return err
+	shared.servers = nil
+	return errors.Join(errs...)
 }
 
 // Option changes what New makes.
@@ -100,38 +99,57 @@ type Database struct {
 // New makes a database, which is dropped at the end of the test with everything that still uses it.
 func New(t testing.TB, opts ...Option) *Database {
 	t.Helper()
+	return newDatabase(t, 0, "test_"+strings.ToLower(rand.Text()[:12]), opts)
+}
+
+// Shards makes n databases of one name, each on a server of its own, as the shards of a region have them.
+func Shards(t testing.TB, n int, opts ...Option) []*Database {
+	t.Helper()
+	name := "test_" + strings.ToLower(rand.Text()[:12])
+	dbs := make([]*Database, n)
+	for i := range dbs {
+		dbs[i] = newDatabase(t, i, name, opts)
+	}
+	return dbs
+}
+
+func newDatabase(t testing.TB, server int, name string, opts []Option) *Database {
+	t.Helper()
 	var o options
 	for _, opt := range opts {
 		opt(&o)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
-	s, template := o.server, "template1"
-	var err error
+	s := o.server
 	if s == nil {
-		s, template, err = sharedServer(ctx, o)
-	} else if o.build != nil {
+		var err error
+		if s, err = sharedServer(ctx, server); err != nil {
+			t.Fatalf("start a PostgreSQL server: %v", err)
+		}
+	}
+	template := "template1"
+	if o.build != nil {
 		template = "template_" + o.name
-		err = s.makeTemplate(ctx, template, o.build)
+		if err := s.makeTemplate(ctx, template, o.build); err != nil {
+			t.Fatalf("make a template database: %v", err)
+		}
 	}
-	if err != nil {
-		t.Fatalf("start a PostgreSQL server: %v", err)
-	}
-	name := "test_" + strings.ToLower(rand.Text()[:12])
 	if err := s.exec(ctx, "create database "+name+" template "+template); err != nil {
 		t.Fatalf("make a database: %v", err)
 	}
-	db := &Database{Name: name, Addr: fmt.Sprintf("127.0.0.1:%d", s.Port), User: "postgres", DSN: s.dsn(name)}
+	db := &Database{Name: name, Addr: s.Addr(), User: "postgres", DSN: s.dsn(name)}
+	var err error
 	if db.Pool, err = pgxpool.New(ctx, db.DSN); err != nil {
 		t.Fatalf("open a pool: %v", err)
 	}
 	t.Cleanup(func() {
 		db.Pool.Close()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
-		defer cancel()
 		if s.proc == nil {
 			return // the test stopped the server
 		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
+		defer cancel()
 		if err := s.drop(ctx, name); err != nil {
 			t.Errorf("drop a database: %v", err)
 		}
@@ -139,26 +157,18 @@ func New(t testing.TB, opts ...Option) *Database {
 	return db
 }
 
-func sharedServer(ctx context.Context, o options) (*Server, string, error) {
+// sharedServer is the process's i-th server.
+func sharedServer(ctx context.Context, i int) (*Server, error) {
 	shared.Lock()
 	defer shared.Unlock()
-	if shared.server == nil {
+	for len(shared.servers) <= i {
 		s, err := newServer(ctx, nil)
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
-		shared.server, shared.templates = s, make(map[string]error)
+		shared.servers = append(shared.servers, s)
 	}
-	if o.build == nil {
-		return shared.server, "template1", nil
-	}
-	template := "template_" + o.name
-	err, made := shared.templates[template]
-	if !made {
-		err = shared.server.makeTemplate(ctx, template, o.build)
-		shared.templates[template] = err
-	}
-	return shared.server, template, err
+	return shared.servers[i], nil
 }
 
 // NewServer starts a server of the test's own, with settings (as in postgresql.conf) above the usual ones, and ends it with the test. For tests that
@@ -211,14 +221,22 @@ func (s *Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.Port) }
 // DSN is the connection string of a database on this server, for the user postgres.
 func (s *Server) DSN(database string) string { return s.dsn(database) }
 
+// makeTemplate makes a template database, once; a failure stays.
 func (s *Server) makeTemplate(ctx context.Context, name string, build func(ctx context.Context, dsn string) error) error {
-	if err := s.exec(ctx, "create database "+name); err != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err, made := s.templates[name]
+	if made {
 		return err
 	}
-	if err := build(ctx, s.dsn(name)); err != nil {
-		return fmt.Errorf("fill the template %s: %w", name, err)
+	if err = s.exec(ctx, "create database "+name); err == nil {
+		err = build(ctx, s.dsn(name))
 	}
-	return nil
+	if s.templates == nil {
+		s.templates = make(map[string]error)
+	}
+	s.templates[name] = err
+	return err
 }
 
 func (s *Server) exec(ctx context.Context, sql string, args ...any) (err error) {

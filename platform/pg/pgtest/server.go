@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,6 +28,9 @@ type Server struct {
 	owner    account
 	settings map[string]string
 	proc     *process
+
+	mu        sync.Mutex
+	templates map[string]error // name of a template database to the error of making it; guarded by mu
 }
 
 // settings of every server: fast rather than durable, and ready for logical decoding and for standbys.
