@@ -91,18 +91,29 @@ func NewSealer(keys ...Key) (*Sealer, error) {
 	return &Sealer{keys: slices.Clone(keys)}, nil
 }
 
-// Seal is the token as URL-safe base64 of (length of key id, key id, HMAC-SHA-256, protobuf).
+// Seal is the token as URL-safe base64 of (length of key id, key id, HMAC-SHA-256, protobuf). Entries that would make it longer than Open
+// accepts are left out, oldest first.
 func (s *Sealer) Seal(t *Token) string {
 	p := &replicationv1.Token{Version: tokenVersion, Hlc: uint64(t.HLC)}
 	for _, e := range t.entries {
 		p.Entries = append(p.Entries, &replicationv1.TokenEntry{Service: e.service, UserId: e.user[:], Vector: e.vector.Proto()})
 	}
+	for {
+		text := s.seal(p)
+		if len(text) <= maxTokenBytes || len(p.Entries) == 0 {
+			return text
+		}
+		p.Entries = p.Entries[1:]
+	}
+}
+
+func (s *Sealer) seal(p *replicationv1.Token) string {
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(p)
 	if err != nil {
 		panic(fmt.Sprintf("encode causal token: %v", err)) // service names are valid UTF-8
 	}
 	k := s.keys[0]
-	out := append([]byte{byte(len(k.ID))}, k.ID...) //nolint:gosec // NewSealer refuses names over 255 bytes
+	out := append([]byte{byte(len(k.ID))}, k.ID...) //nolint:gosec // NewSealer bounds the name
 	out = append(out, mac(k, body)...)
 	out = append(out, body...)
 	return base64.RawURLEncoding.EncodeToString(out)

@@ -64,7 +64,7 @@ func (h *holder) write(stamp hlc.Stamp, pairs ...any) {
 
 func (h *holder) keyed(pairs ...any) {
 	h.t.Helper()
-	w := h.tick(0)
+	w := h.tick(1000) // ignored
 	w.Keyed = true
 	h.apply(w, pairs)
 }
@@ -302,6 +302,11 @@ func TestTouched(t *testing.T) {
 	e.write(20, "title", "b", "inner.city", "y", "labels", map[any]any{"k": "w"})
 	// The same values again, named: a write. IMMUTABLE keeps its first write, or copies would differ.
 	w.apply(w.tick(30), nil, "title", "inner", "high", "origin", "labels.k")
+	for _, l := range w.Record.GetLeaves() {
+		if slices.Equal(l.GetPath(), []uint32{12}) && l.GetStamp() != 10 {
+			t.Errorf("the IMMUTABLE field has stamp %d, want 10", l.GetStamp())
+		}
+	}
 	merge(t, e, w)
 	wantValue(t, e, "title", "a")
 	wantValue(t, e, "inner.city", "x")
@@ -366,6 +371,12 @@ func TestDeletionWins(t *testing.T) {
 	}
 	e.Record = rec
 	w.write(30, "title", "b")
+	s := newHolder(t, r, causal.NewReplica(3, 1))
+	merge(t, s, w)
+	if s.Record, err = r.Delete(s.Record, s.tick(40)); err != nil {
+		t.Fatal(err)
+	}
+	merge(t, s, w) // of two deletions the first stays
 	if cs := merge(t, e, w); len(cs) > 0 {
 		t.Errorf("deletion against an update is reported: %v", cs)
 	}

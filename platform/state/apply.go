@@ -158,6 +158,9 @@ func read(u *User, user []byte, slot uint32, vector *recordv1.Vector, maxStamp h
 	if slot != uint32(u.ID.Slot()) {
 		return nil, fmt.Errorf("slot %d, want %d", slot, u.ID.Slot())
 	}
+	if maxStamp >= 1<<63 {
+		return nil, fmt.Errorf("stamp %d leaves no room for later writes", maxStamp)
+	}
 	in := &incoming{vector: causal.VectorOf(vector), maxStamp: maxStamp, records: make(map[Key]*recordv1.Record, len(records))}
 	for r, n := range in.vector {
 		if r == 0 || n == 0 {

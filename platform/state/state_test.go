@@ -379,6 +379,7 @@ func TestApplyRejectsWhatNoReplicaSends(t *testing.T) {
 		{"body cut short", func(ev *replicationv1.Event) { ev.Records[0].Body = ev.Records[0].Body[:1] }},
 		{"leaf above the vector", func(ev *replicationv1.Event) { ev.Records[0].Leaves[0].Dot.N++ }},
 		{"leaf above the stamp", func(ev *replicationv1.Event) { ev.MaxStamp-- }},
+		{"stamp above all", func(ev *replicationv1.Event) { ev.MaxStamp = 1 << 63 }},
 		{"leaf without path", func(ev *replicationv1.Event) { ev.Records[0].Leaves[0].Path = nil }},
 		{"deletion above the vector", func(ev *replicationv1.Event) {
 			ev.Records[0].Deleted = &recordv1.Leaf{Dot: &recordv1.Dot{Replica: uint32(east), N: 9}}
