@@ -98,7 +98,7 @@ func changesPrimary(code string) bool {
 
 // connectionLost reports whether err comes from the connection rather than from what was asked.
 func connectionLost(err error) bool {
-	netErr := (net.Error)(nil)
+	netErr := net.Error(nil)
 	return errors.As(err, &netErr) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, puddle.ErrClosedPool) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }

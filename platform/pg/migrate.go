@@ -24,7 +24,7 @@ func CreateDatabase(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost with the connection
+	defer conn.Close(context.WithoutCancel(ctx))
 	var there bool
 	if err := conn.QueryRow(ctx, "select exists (select from pg_database where datname = $1)", c.Database).Scan(&there); err != nil {
 		return Fault("look for the database", Uncommitted, err)
@@ -85,7 +85,7 @@ func Migrate(ctx context.Context, c Config, files fs.FS) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("prepare to migrate database %q: %w", c.Database, err), driver.Close())
 	}
-	defer func() { //nolint:contextcheck // closing takes no context
+	defer func() {
 		sourceErr, dbErr := m.Close()
 		err = errors.Join(err, sourceErr, dbErr)
 	}()

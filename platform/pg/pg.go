@@ -54,7 +54,7 @@ type Config struct {
 	Target Target
 	// MaxConns bounds the pool; 0 means 16.
 	MaxConns int
-	// ConnectTimeout bounds connecting to one node (1 s). A node that does not answer costs this much before the next one is tried.
+	// ConnectTimeout bounds connecting to one node (2 s). A node that does not answer costs this much before the next one is tried.
 	ConnectTimeout time.Duration
 	// StatementTimeout bounds each statement on the server (10 s). It never cuts a COMMIT short.
 	StatementTimeout time.Duration
@@ -93,7 +93,7 @@ func (c Config) connConfig() (*pgx.ConnConfig, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure the driver: %w", err)
 	}
-	cc.ConnectTimeout = orDefault(c.ConnectTimeout, time.Second)
+	cc.ConnectTimeout = orDefault(c.ConnectTimeout, 2*time.Second)
 	cc.DialFunc = (&net.Dialer{Timeout: cc.ConnectTimeout, KeepAliveConfig: keepAlive, Control: userTimeout}).DialContext
 	cc.RuntimeParams = map[string]string{
 		"application_name":                    c.Application,
@@ -116,7 +116,7 @@ const userTimeoutMillis = 5000
 func userTimeout(_, _ string, raw syscall.RawConn) error {
 	var set error
 	err := raw.Control(func(fd uintptr) {
-		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, userTimeoutMillis) //nolint:gosec // a file descriptor fits
+		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, userTimeoutMillis)
 	})
 	return errors.Join(err, set)
 }
@@ -154,7 +154,7 @@ func Open(ctx context.Context, c Config) (*Pool, error) {
 	pc.ConnConfig = cc
 	pc.MaxConns = 16
 	if c.MaxConns > 0 {
-		pc.MaxConns = int32(min(c.MaxConns, 1000)) //nolint:gosec // bounded
+		pc.MaxConns = int32(min(c.MaxConns, 1000))
 	}
 	pc.MaxConnLifetime = 10 * time.Minute
 	if c.Target == PreferStandby {

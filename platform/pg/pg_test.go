@@ -50,7 +50,7 @@ func open(t *testing.T, c pg.Config) *pg.Pool {
 }
 
 func config(db *pgtest.Database) pg.Config {
-	return pg.Config{Nodes: []string{db.Addr}, Database: db.Name, User: db.User}
+	return pg.Config{Nodes: []string{db.Addr}, Database: db.Name, User: db.User, ConnectTimeout: 30 * time.Second}
 }
 
 func wantKind(t *testing.T, err error, want fault.Kind) {

@@ -30,6 +30,8 @@ type Config struct {
 	Shards                       []Cluster
 	// MaxConns bounds each pool; 0 means pg's default. There are two pools for each shard.
 	MaxConns int
+	// ConnectTimeout bounds connecting to one node; 0 means pg's default.
+	ConnectTimeout time.Duration
 }
 
 // Cluster is one shard: a primary and its standbys.
@@ -44,7 +46,7 @@ type Cluster struct {
 func (c Config) Primary(i int) pg.Config {
 	return pg.Config{
 		Nodes: c.Shards[i].Nodes, Database: c.Database, User: c.User, PasswordFile: c.PasswordFile,
-		Application: "antipode " + c.Service, Target: pg.Primary, MaxConns: c.MaxConns,
+		Application: "antipode " + c.Service, Target: pg.Primary, MaxConns: c.MaxConns, ConnectTimeout: c.ConnectTimeout,
 	}
 }
 
@@ -162,7 +164,7 @@ func (r *Router) Refresh(ctx context.Context) error {
 	old, m := r.slots.Load(), emptyMap()
 	for slot := range m.owner {
 		for i := range r.shards {
-			epoch, ok := owned[i][uint16(slot)] //nolint:gosec // below id.Slots
+			epoch, ok := owned[i][uint16(slot)]
 			if errs[i] != nil && old.owner[slot] == i {
 				epoch, ok = old.epoch[slot], true
 			}
@@ -177,7 +179,7 @@ func (r *Router) Refresh(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-const refreshTimeout = 2 * time.Second
+const refreshTimeout = 5 * time.Second
 
 func readOwned(ctx context.Context, s *Shard) (map[uint16]int64, error) {
 	owned := make(map[uint16]int64)

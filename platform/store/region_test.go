@@ -80,7 +80,7 @@ func newRegion(t *testing.T, number uint16, shards int) *region {
 	if r.registry, err = record.NewRegistry(msg); err != nil {
 		t.Fatal(err)
 	}
-	r.config = shard.Config{Service: "sample", Database: r.dbs[0].Name, User: r.dbs[0].User}
+	r.config = shard.Config{Service: "sample", Database: r.dbs[0].Name, User: r.dbs[0].User, ConnectTimeout: 30 * time.Second}
 	for i, db := range r.dbs {
 		r.config.Shards = append(r.config.Shards, shard.Cluster{Name: fmt.Sprintf("s%d", i+1), Nodes: []string{db.Addr}})
 	}

@@ -106,7 +106,7 @@ func lockFile(path string) (unlock func(), err error) {
 
 // templateData is a data directory that initdb made once for this version.
 func templateData(ctx context.Context, root, bin string, owner account) (string, error) {
-	version, err := exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "--version").Output() //nolint:gosec // the path is PostgreSQL's
+	version, err := exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "--version").Output()
 	if err != nil {
 		return "", fmt.Errorf("ask PostgreSQL for its version: %w", err)
 	}
@@ -171,7 +171,7 @@ func endOrphan(data string) {
 	if err != nil || pid <= 1 {
 		return
 	}
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); <-time.After(50 * time.Millisecond) {
 		if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil || cwd != data {
 			return
 		}

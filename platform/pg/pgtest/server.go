@@ -119,7 +119,7 @@ func (s *Server) start(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(s.dir, "hba"), []byte(hba), 0o644); err != nil { //nolint:gosec // the server's account reads it
 		return fmt.Errorf("write pg_hba.conf: %w", err)
 	}
-	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...) //nolint:gosec // the path is PostgreSQL's
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...)
 	cmd.SysProcAttr = s.owner.attr()
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT // immediate shutdown when this process dies, however it dies
 	cmd.SysProcAttr.Setpgid = true              // an interrupt on the terminal is for the tests
