@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -55,6 +56,9 @@ type handler struct {
 	grpc    http.Handler
 	rest    *runtime.ServeMux
 	maxBody int64
+	// draining makes every answer the last on its connection (GOAWAY on HTTP/2). Closing idle connections instead, as
+	// http.Server.SetKeepAlivesEnabled does, loses requests that are under way to them.
+	draining atomic.Bool
 }
 
 func newHandler(ctx context.Context, cfg Config) (*handler, error) {
@@ -89,6 +93,9 @@ func newHandler(ctx context.Context, cfg Config) (*handler, error) {
 
 // ServeHTTP answers one request.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.draining.Load() {
+		w.Header().Set("Connection", "close")
+	}
 	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		h.grpc.ServeHTTP(w, r)
 		return
@@ -130,7 +137,7 @@ func (h *handler) body(next runtime.HandlerFunc) runtime.HandlerFunc {
 		if r.URL.RawQuery != "" {
 			r = r.WithContext(context.WithValue(r.Context(), queryKey{}, r.URL.RawQuery))
 		}
-		if r.Body == nil || r.Body == http.NoBody {
+		if r.ContentLength == 0 { // -1 when it is not known; over HTTP/2 Body is never http.NoBody
 			next(w, r, params)
 			return
 		}

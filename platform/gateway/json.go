@@ -75,7 +75,7 @@ func describe(b []byte, err error) error {
 	text := strings.ReplaceAll(err.Error(), "\u00a0", " ") // protojson varies its spaces on purpose
 	m := position.FindStringSubmatch(text)
 	if m == nil {
-		return fmt.Errorf("%s%q: %s", bodyErrorPrefix, "", strings.TrimPrefix(text, "proto: "))
+		return fmt.Errorf("%s%q: is not valid: %s", bodyErrorPrefix, "", strings.TrimPrefix(text, "proto: "))
 	}
 	line, _ := strconv.Atoi(m[2])
 	column, _ := strconv.Atoi(m[3])

@@ -72,7 +72,7 @@ func (s *Server) lameduck(ctx context.Context) {
 	if s.cfg.Lameduck <= 0 {
 		return
 	}
-	s.http.SetKeepAlivesEnabled(false)
+	s.handler.draining.Store(true)
 	t := time.NewTimer(s.cfg.Lameduck)
 	defer t.Stop()
 	select {
