@@ -137,6 +137,8 @@ func BenchmarkRoundTrip(b *testing.B) {
 			over := func(d time.Duration) float64 { return float64((d - 2*delay).Microseconds()) }
 			b.ReportMetric(over(took[len(took)/2]), "over-p50-µs")
 			b.ReportMetric(over(took[len(took)*95/100]), "over-p95-µs")
+			late := l.WAN().Snapshot().Lateness
+			b.ReportMetric(float64((late.Sum / time.Duration(late.Packets)).Microseconds()), "late-mean-µs")
 		})
 	}
 }

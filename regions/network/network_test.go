@@ -212,12 +212,13 @@ func (l *lab) roundTrips(c net.Conn, n int) []time.Duration {
 	return took
 }
 
-// around checks round trips against what was asked: never less, and most not much more on however busy a machine.
+// around checks round trips against what was asked: not less (but for what the WAN's clock may err), and most not much more
+// on however busy a machine.
 func around(t testing.TB, what string, took []time.Duration, want time.Duration) {
 	t.Helper()
 	median := took[len(took)/2]
 	t.Logf("%s: asked %v, least %v, median %v, most %v", what, want, took[0], median, took[len(took)-1])
-	if took[0] < want || median > 2*want+50*ms {
+	if took[0] < want-ms/2 || median > 2*want+50*ms {
 		t.Errorf("%s: least %v, median %v, want about %v", what, took[0], median, want)
 	}
 }

@@ -27,13 +27,11 @@ func BenchmarkCore(b *testing.B) {
 			write := func(int, []byte) error { return nil }
 			b.ReportAllocs()
 			for b.Loop() {
-				buf := w.core.buffer(1500)
-				copy(buf, model)
-				if !w.core.arrive(now, 0, buf, 1500) {
-					b.Fatal("dropped")
-				}
+				p := w.core.packet(1500)
+				p.size = copy(p.buf, model)
+				w.core.arrive(now, 0, p)
 				now = now.Add(step)
-				w.core.release(now, write)
+				w.core.release(now, 0, write)
 			}
 		})
 	}

@@ -11,7 +11,7 @@ import (
 const (
 	maxLinkPackets  = 32 << 10
 	maxPackets      = 128 << 10
-	maxSpareBuffers = 4 << 10
+	maxSparePackets = 4 << 10
 )
 
 // core decides about packets. It does no I/O and doesn't look at the clock; WAN.mu guards it.
@@ -19,26 +19,34 @@ type core struct {
 	ports  []string
 	places []*place
 	due    dueHeap
-	spare  [][]byte
+	spare  []*packet
 	seq    uint64
 	strays Strays
+	late   Lateness
 
 	running bool
 	broken  []string
 }
 
-// packet is under way.
+// packet is under way, or spare.
 type packet struct {
+	buf  []byte
+	size int // bytes of buf that are used
 	at   time.Time
 	seq  uint64 // keeps the order of packets that are due at the same time
 	link *link
-	buf  []byte
-	size int
 }
 
-// arrive takes a packet of size bytes in buf that a port sends now, and says whether it keeps buf.
-func (c *core) arrive(now time.Time, port int, buf []byte, size int) (kept bool) {
-	src, dst, ok := addresses(buf[:size])
+// arrive takes a packet that a port sends now. It owns p from then on.
+func (c *core) arrive(now time.Time, port int, p *packet) {
+	if !c.schedule(now, port, p) {
+		c.free(p)
+	}
+}
+
+// schedule says whether p is under way now.
+func (c *core) schedule(now time.Time, port int, p *packet) bool {
+	src, dst, ok := addresses(p.buf[:p.size])
 	if !ok {
 		c.strays.Malformed++
 		return false
@@ -58,7 +66,7 @@ func (c *core) arrive(now time.Time, port int, buf []byte, size int) (kept bool)
 		l.counters.DroppedCut++
 		return false
 	}
-	at, verdict := l.schedule.Next(now, size)
+	at, verdict := l.schedule.Next(now, p.size)
 	switch {
 	case verdict == DropLoss:
 		l.counters.DroppedLoss++
@@ -69,7 +77,8 @@ func (c *core) arrive(now time.Time, port int, buf []byte, size int) (kept bool)
 	}
 	c.seq++
 	l.inFlight++
-	heap.Push(&c.due, &packet{at: at, seq: c.seq, link: l, buf: buf, size: size})
+	p.at, p.seq, p.link = at, c.seq, l
+	heap.Push(&c.due, p)
 	return true
 }
 
@@ -81,18 +90,20 @@ func (c *core) next() (at time.Time, ok bool) {
 	return c.due[0].at, true
 }
 
-// release hands the packets that are due by now to write, in order.
-func (c *core) release(now time.Time, write func(port int, packet []byte) error) {
-	for len(c.due) > 0 && !c.due[0].at.After(now) {
+// release hands the packets that are due within early from now to write, in order.
+func (c *core) release(now time.Time, early time.Duration, write func(port int, packet []byte) error) {
+	until := now.Add(early)
+	for len(c.due) > 0 && !c.due[0].at.After(until) {
 		p := heap.Pop(&c.due).(*packet) //nolint:errcheck,forcetypeassert // the heap holds nothing else
 		p.link.inFlight--
+		c.late.add(now.Sub(p.at))
 		if err := write(p.link.to.port, p.buf[:p.size]); err != nil {
 			p.link.counters.DroppedWrite++
 		} else {
 			p.link.counters.Delivered++
 			p.link.counters.Bytes += uint64(p.size) //nolint:gosec // not negative
 		}
-		c.free(p.buf)
+		c.free(p)
 	}
 }
 
@@ -115,7 +126,7 @@ func (c *core) dropCut() {
 		if p.link.isCut() {
 			p.link.inFlight--
 			p.link.counters.DroppedCut++
-			c.free(p.buf)
+			c.free(p)
 			continue
 		}
 		kept = append(kept, p)
@@ -137,21 +148,22 @@ func (c *core) place(a netip.Addr) *place {
 	return nil
 }
 
-// buffer returns a buffer of size bytes.
-func (c *core) buffer(size int) []byte {
+// packet returns a spare packet with a buffer of size bytes.
+func (c *core) packet(size int) *packet {
 	if n := len(c.spare); n > 0 {
-		buf := c.spare[n-1]
+		p := c.spare[n-1]
 		c.spare = c.spare[:n-1]
-		if len(buf) == size {
-			return buf
+		if len(p.buf) == size {
+			return p
 		}
 	}
-	return make([]byte, size)
+	return &packet{buf: make([]byte, size)}
 }
 
-func (c *core) free(buf []byte) {
-	if len(c.spare) < maxSpareBuffers {
-		c.spare = append(c.spare, buf)
+func (c *core) free(p *packet) {
+	p.link = nil
+	if len(c.spare) < maxSparePackets {
+		c.spare = append(c.spare, p)
 	}
 }
 

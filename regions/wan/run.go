@@ -32,12 +32,20 @@ type transport interface {
 	// drop stops waiting for a port.
 	drop(port int)
 	bufferSize() int
+	// early is how long before they are due packets should be delivered, to make up for waits that end late.
+	early() time.Duration
 }
 
 // Run carries packets until ctx is done, and returns nil then; it may be called again. Devices holds one device for each
 // namespace of the table; they must not be closed before Run returns. A device that fails is logged and left out, and the
-// others go on. Run takes an OS thread.
+// others go on.
 func (w *WAN) Run(ctx context.Context, devices map[string]Device) error {
+	done := make(chan error, 1)
+	go func() { done <- w.poll(ctx, devices) }() // its OS thread ends with it
+	return <-done
+}
+
+func (w *WAN) poll(ctx context.Context, devices map[string]Device) error {
 	t, err := newPoller(ctx, w.core.ports, devices)
 	if err != nil {
 		return fmt.Errorf("run WAN: %w", err)
@@ -66,7 +74,7 @@ func (w *WAN) run(ctx context.Context, t transport) error {
 		for _, port := range ready {
 			w.receive(ctx, t, port)
 		}
-		w.core.release(time.Now(), t.write)
+		w.core.release(time.Now(), t.early(), t.write)
 		w.mu.Unlock()
 	}
 }
@@ -91,10 +99,10 @@ func (w *WAN) stop() {
 // receive takes a batch of packets from a port.
 func (w *WAN) receive(ctx context.Context, t transport, port int) {
 	for range batch {
-		buf := w.core.buffer(t.bufferSize())
-		n, err := t.read(port, buf)
+		p := w.core.packet(t.bufferSize())
+		n, err := t.read(port, p.buf)
 		if err != nil {
-			w.core.free(buf)
+			w.core.free(p)
 			if !errors.Is(err, errEmpty) {
 				t.drop(port)
 				w.core.broken = append(w.core.broken, w.core.ports[port])
@@ -102,8 +110,7 @@ func (w *WAN) receive(ctx context.Context, t transport, port int) {
 			}
 			return
 		}
-		if !w.core.arrive(time.Now(), port, buf, n) {
-			w.core.free(buf)
-		}
+		p.size = n
+		w.core.arrive(time.Now(), port, p)
 	}
 }

@@ -75,8 +75,9 @@ func (f *fake) write(port int, packet []byte) error {
 	return nil
 }
 
-func (f *fake) drop(port int)   { f.dropped = append(f.dropped, port) }
-func (f *fake) bufferSize() int { return 1500 }
+func (f *fake) drop(port int)        { f.dropped = append(f.dropped, port) }
+func (f *fake) bufferSize() int      { return 1500 }
+func (f *fake) early() time.Duration { return 0 }
 
 // bubbleStart is when every synctest bubble starts.
 var bubbleStart = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -376,7 +377,7 @@ func TestRunBoundsPacketsUnderWay(t *testing.T) {
 	now := time.Now()
 	p := packetOf(addrs["a"], addrs["b"], 1, 100)
 	for range maxLinkPackets + 10 {
-		w.core.arrive(now, portA, p, len(p))
+		w.core.arrive(now, portA, &packet{buf: p, size: len(p)})
 	}
 	l, err := w.Link(Pair{"a", "b"})
 	if err != nil {
