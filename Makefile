@@ -91,9 +91,9 @@ fix-modules:
 
 ##@ Clean
 .PHONY: clean
-clean: down ## stop the lab; remove its data and everything that was built
-	@[ ! -x bin/regionctl ] || $(SUDO) bin/regionctl --lab $(LAB) down --wipe
-	rm -rf bin .bin .cache e2e/artifacts
+clean: ## stop the lab; remove its data and the programs (the tools in .bin stay)
+	@[ ! -x bin/regionctl ] || $(SUDO) bin/regionctl --lab $(LAB) clean
+	rm -rf bin .cache e2e/artifacts
 
 ##@ Tools
 # One module for each set of tools, outside the workspace, so that their dependencies meet neither each other's nor ours.
