@@ -91,7 +91,7 @@ func BenchmarkGet(b *testing.B) {
 		measure(b, mux)
 		_ = conn.Close()
 		server.Stop()
-		<-done
+		_ = <-done
 	})
 	b.Run("noop", func(b *testing.B) {
 		body := make([]byte, 430)
@@ -134,7 +134,7 @@ func measure(b *testing.B, h http.Handler) {
 	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
 	client.CloseIdleConnections()
 	_ = server.Close()
-	<-done
+	_ = <-done
 }
 
 func cpu(b *testing.B) time.Duration {
