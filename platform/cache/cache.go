@@ -183,7 +183,7 @@ type Loader func(context.Context) (Entry, error)
 // Get answers an entry that covers need, from Redis or else from load, whose answer it caches. When even load's answer does not cover need it is returned all the same;
 // the caller must look. Concurrent loads of one key are one load, in this process and, for a moment, among all. Errors are load's and ctx's.
 func (k *Cache) Get(ctx context.Context, key string, need causal.Vector, load Loader) (Entry, error) {
-	have, found := k.lookup(ctx, key)
+	have, found := k.Peek(ctx, key)
 	switch {
 	case !found:
 	case !have.Vector.Dominates(need):
@@ -283,15 +283,15 @@ func (k *Cache) await(ctx context.Context, key string, need causal.Vector) (Entr
 			return Entry{}, false
 		case <-t.C:
 		}
-		if e, ok := k.lookup(ctx, key); ok && e.Vector.Dominates(need) {
+		if e, ok := k.Peek(ctx, key); ok && e.Vector.Dominates(need) {
 			return e, true
 		}
 	}
 	return Entry{}, false
 }
 
-// lookup is the newest entry that is known: in Redis, or waiting to get there.
-func (k *Cache) lookup(ctx context.Context, key string) (Entry, bool) {
+// Peek is the newest entry that is known: in Redis, or waiting to get there. It loads nothing.
+func (k *Cache) Peek(ctx context.Context, key string) (Entry, bool) {
 	k.mu.Lock()
 	kept, found := k.unsent[key]
 	k.mu.Unlock()

@@ -134,7 +134,7 @@ func TestVersions(t *testing.T) {
 			for _, s := range x.steps {
 				s(t, k)
 			}
-			e, ok := k.lookup(t.Context(), "k")
+			e, ok := k.Peek(t.Context(), "k")
 			if got := string(e.Value); ok != (x.want != "-") || ok && got != x.want {
 				t.Fatalf("the cache holds %q (there: %t), want %q", got, ok, x.want)
 			}
@@ -290,7 +290,7 @@ func TestCallerLeaves(t *testing.T) {
 		t.Fatalf("Get: %v, want canceled", err)
 	}
 	close(gate)
-	eventually(t, "the load is cached", func() bool { _, ok := k.lookup(t.Context(), "k"); return ok })
+	eventually(t, "the load is cached", func() bool { _, ok := k.Peek(t.Context(), "k"); return ok })
 	wantGet(t, k, nil, loads(at(1, "b"), n), "a")
 }
 

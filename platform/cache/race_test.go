@@ -83,7 +83,7 @@ func (s versioned) read(ctx context.Context, key string, load func() uint64) {
 
 func (s versioned) stale(ctx context.Context, d *database) (n int) {
 	for key, want := range d.primary {
-		if e, ok := s.k.lookup(ctx, key); ok && e.Vector.Sum() != want {
+		if e, ok := s.k.Peek(ctx, key); ok && e.Vector.Sum() != want {
 			n++
 		}
 	}

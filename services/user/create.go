@@ -1,0 +1,248 @@
+package user
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	userv1 "antipode.example/api/gen/antipode/user/v1"
+	"antipode.example/platform/claims"
+	"antipode.example/platform/fault"
+	"antipode.example/platform/id"
+	"antipode.example/platform/state"
+	"antipode.example/platform/store"
+)
+
+// Creation is a request to sign a user up.
+type Creation struct {
+	// Record has the fields that the caller chose.
+	Record *userv1.UserRecord
+	// Key is the idempotency key; empty for none.
+	Key string
+	// Remote: do not answer before another region has applied it.
+	Remote bool
+}
+
+// signUp is a creation on its way:
+//
+//	reserve the address ──▶ write PENDING ──▶ confirm the claim ──▶ write ACTIVE
+//	      │ taken                                   │ taken
+//	      ▼                                         ▼
+//	already_exists                     tombstone, already_exists
+//
+// Every step may be repeated, by this try or by another one with the same key, here or in another region. Nobody is told of the user before the last
+// step is done.
+type signUp struct {
+	s           *Service
+	user        id.ID
+	claim       claims.Key
+	fingerprint []byte // nil without a key
+	record      *userv1.UserRecord
+	seen        Seen
+}
+
+// Create signs a user up. With a key that came before, it answers the user that was created then, as it is now. Errors: invalid (the address);
+// already_exists; key_reused; not_found, when the user of this key was deleted; no_quorum; unknown_outcome, after which the same key brings certainty.
+func (s *Service) Create(ctx context.Context, c Creation, seen SeenFunc) (Result, error) {
+	canonical, err := CanonicalEmail(c.Record.GetEmail(), "user.email")
+	if err != nil {
+		return Result{}, err
+	}
+	n, err := s.begin(canonical, c)
+	if err != nil {
+		return Result{}, err
+	}
+	n.seen = seen(n.user)
+	met, err := s.meet(ctx, n.user, n.seen)
+	if err != nil {
+		return Result{}, err
+	}
+	done, err := n.resume(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	if done == nil {
+		if done, err = n.run(ctx); err != nil {
+			return Result{}, err
+		}
+	}
+	return s.finish(ctx, *done, c.Remote, !met), nil
+}
+
+func (s *Service) begin(canonical string, c Creation) (*signUp, error) {
+	n := &signUp{s: s, claim: s.c.Claims.EmailKey(canonical), record: c.Record}
+	if c.Key != "" {
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c.Record)
+		if err != nil {
+			return nil, fmt.Errorf("encode the request: %w", err)
+		}
+		m := hmac.New(sha256.New, s.c.Idempotency.Secret)
+		m.Write([]byte("antipode request\x00CreateUser\x00"))
+		m.Write(b)
+		n.fingerprint = m.Sum(nil)
+		n.user = id.Keyed(s.c.Idempotency.Secret, "CreateUser", canonical, c.Key)
+		return n, nil
+	}
+	slot, err := id.RandomSlot(s.c.Random)
+	if err != nil {
+		return nil, fmt.Errorf("make an id: %w", err)
+	}
+	if n.user, err = id.New(s.c.Clock.Now(), slot, s.c.Random); err != nil {
+		return nil, fmt.Errorf("make an id: %w", err)
+	}
+	return n, nil
+}
+
+// resume looks for what another try with the same key has left. It is nil when there is still something to do.
+func (n *signUp) resume(ctx context.Context) (*Copy, error) {
+	if n.fingerprint == nil {
+		return nil, nil
+	}
+	u, err := n.s.c.Store.Read(ctx, store.Primary, n.user, key(n.user))
+	if err != nil {
+		return nil, err
+	}
+	c := &Copy{ID: n.user, Vector: u.Vector, Stamp: u.MaxStamp}
+	rec := u.Records[key(n.user)]
+	if err := n.s.fill(c, rec); err != nil {
+		return nil, err
+	}
+	switch {
+	case c.Deleted:
+		return nil, errNotFound(n.user)
+	case c.Record == nil: // nothing, or PENDING: the write looks at the fingerprint
+		return nil, nil
+	default:
+		return c, n.check(c.Record)
+	}
+}
+
+// check refuses a record that another request with the same key has made.
+func (n *signUp) check(rec *userv1.UserRecord) error {
+	if !hmac.Equal(rec.GetRequestFingerprint(), n.fingerprint) {
+		return fault.New(fault.KeyReused, "the idempotency key came with another request before")
+	}
+	return nil
+}
+
+func (n *signUp) run(ctx context.Context) (*Copy, error) {
+	if _, err := n.s.c.Claims.Reserve(ctx, n.claim, n.user); err != nil {
+		if errors.Is(err, claims.ErrTaken) {
+			err = errTaken()
+		}
+		return nil, err
+	}
+	if _, err := n.write(ctx, n.pending, n.fingerprint != nil); err != nil {
+		n.giveBack(ctx, err)
+		return nil, err
+	}
+	if err := n.confirm(ctx); errors.Is(err, claims.ErrTaken) {
+		if _, err := n.write(ctx, n.bury, false); err != nil {
+			return nil, err
+		}
+		return nil, errTaken()
+	} else if err != nil {
+		return nil, unknown(err)
+	}
+	w, err := n.insist(ctx, n.activate)
+	if err != nil {
+		return nil, unknown(err)
+	}
+	c, err := n.s.wrote(ctx, n.user, w)
+	if err == nil && c.Record == nil {
+		err = errNotFound(n.user) // deleted by another try's caller in the meantime
+	}
+	return &c, err
+}
+
+func errTaken() *fault.Error {
+	return fault.New(fault.AlreadyExists, "the e-mail address belongs to another user")
+}
+
+// unknown is the fault of a sign-up that stopped half-way: it may have the address for good, and its user may appear.
+func unknown(err error) error {
+	return fault.New(fault.UnknownOutcome, "the sign-up was interrupted; repeated with the same idempotency key it goes on").Because(err)
+}
+
+func (n *signUp) write(ctx context.Context, change func(*state.Draft) error, keyed bool) (store.Written, error) {
+	return n.s.c.Store.Write(ctx, store.WriteRequest{User: n.user, Keys: []state.Key{key(n.user)}, Seen: n.seen.HLC, Keyed: keyed, Change: change})
+}
+
+// insist repeats a write, which may be repeated, while a shard fails over.
+func (n *signUp) insist(ctx context.Context, change func(*state.Draft) error) (store.Written, error) {
+	for {
+		w, err := n.write(ctx, change, false)
+		if !isKind(err, fault.Unavailable, fault.SlotMoved) {
+			return w, err
+		}
+		select {
+		case <-ctx.Done():
+			return store.Written{}, err
+		case <-time.After(pollCache * pollStore):
+		}
+	}
+}
+
+// pending creates the user, unless another try has.
+func (n *signUp) pending(d *state.Draft) error {
+	rec, there, err := draft(d, n.user)
+	if err != nil {
+		return err
+	}
+	if there {
+		return n.check(rec)
+	}
+	now := timestamppb.New(d.Now().Truncate(time.Millisecond))
+	rec = proto.CloneOf(n.record)
+	rec.Status, rec.OriginRegion = userv1.UserRecord_STATUS_PENDING, n.s.c.Region
+	rec.CreateTime, rec.UpdateTime, rec.RequestFingerprint = now, now, n.fingerprint
+	return d.Put(key(n.user), rec)
+}
+
+// activate lets the user be served.
+func (n *signUp) activate(d *state.Draft) error {
+	rec, there, err := draft(d, n.user)
+	if err != nil || !there || served(rec) {
+		return err
+	}
+	rec.Status = userv1.UserRecord_STATUS_ACTIVE
+	return d.Put(key(n.user), rec)
+}
+
+// bury deletes a user whose address went to another.
+func (n *signUp) bury(d *state.Draft) error {
+	rec, there, err := draft(d, n.user)
+	if err != nil || !there || served(rec) {
+		return err
+	}
+	return d.Delete(key(n.user))
+}
+
+// confirm confirms the claim, and reserves it again if the reservation ended on the way.
+func (n *signUp) confirm(ctx context.Context) error {
+	err := n.s.c.Claims.Confirm(ctx, n.claim, n.user)
+	if !errors.Is(err, claims.ErrGone) {
+		return err
+	}
+	if _, err := n.s.c.Claims.Reserve(ctx, n.claim, n.user); err != nil {
+		return err
+	}
+	return n.s.c.Claims.Confirm(ctx, n.claim, n.user)
+}
+
+// giveBack frees the address of a user who was certainly not written, so that another try need not wait for the lease. A try with a key reserves it for
+// the same id again, and another region's try may already have confirmed it.
+func (n *signUp) giveBack(ctx context.Context, err error) {
+	if n.fingerprint != nil || isKind(err, fault.UnknownOutcome) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = n.s.c.Claims.Release(ctx, n.claim, n.user) // else the lease does it
+}

@@ -1,0 +1,37 @@
+// Package engines runs what one region needs of engines for a test: two PostgreSQL shards with the service's migrated databases, Redis, and a place in an etcd
+// cluster.
+package engines
+
+import (
+	"testing"
+
+	"antipode.example/platform/cache/redistest"
+	"antipode.example/platform/pg/pgtest"
+	"antipode.example/platform/shard"
+	"antipode.example/platform/store"
+)
+
+// Region is what belongs to one region.
+type Region struct {
+	Number uint16
+	// Databases are the servers of the shards s1 and s2.
+	Databases []*pgtest.Server
+	Shards    shard.Config
+	Redis     *redistest.Server
+}
+
+// NewRegion starts engines that end with the test.
+func NewRegion(tb testing.TB, number uint16) *Region {
+	tb.Helper()
+	r := &Region{Number: number, Redis: redistest.New(tb)}
+	r.Shards = shard.Config{Service: "user", Database: "user", User: "postgres", MaxConns: 8}
+	for _, name := range []string{"s1", "s2"} {
+		s := pgtest.NewServer(tb, nil)
+		r.Databases = append(r.Databases, s)
+		r.Shards.Shards = append(r.Shards.Shards, shard.Cluster{Name: name, Nodes: []string{s.Addr()}})
+	}
+	if err := store.Migrate(tb.Context(), r.Shards, number); err != nil {
+		tb.Fatalf("migrate the databases of region %d: %v", number, err)
+	}
+	return r
+}

@@ -1,0 +1,282 @@
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
+	userv1 "antipode.example/api/gen/antipode/user/v1"
+	"antipode.example/platform/cache"
+	"antipode.example/platform/causal"
+	"antipode.example/platform/claims"
+	"antipode.example/platform/claims/etcdtest"
+	"antipode.example/platform/gateway"
+	"antipode.example/platform/hlc"
+	"antipode.example/platform/id"
+	"antipode.example/platform/rpc"
+	"antipode.example/platform/shard"
+	"antipode.example/platform/store"
+	"antipode.example/services/user"
+	"antipode.example/services/user/internal/engines"
+)
+
+// fixture is one region's service on real engines, without capture and replication: what comes from other regions, tests apply to the store.
+type fixture struct {
+	region *engines.Region
+	store  *store.Store
+	users  *user.Service
+	cache  *cache.Cache
+	sealer *causal.Sealer
+	claims *flaky
+	remote *remoteSwitch
+	clock  *movable
+	base   string // of REST
+	client userv1.UserServiceClient
+}
+
+// movable is a clock that tests can set forward.
+type movable struct {
+	mu    sync.Mutex
+	ahead time.Duration
+}
+
+func (m *movable) Now() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return hlc.System{}.Now().Add(m.ahead)
+}
+
+func (m *movable) forward(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ahead += d
+}
+
+// flaky are real claims between whose steps a test may act.
+type flaky struct {
+	*claims.Claims
+	mu            sync.Mutex
+	beforeConfirm func(key claims.Key, u id.ID) error // runs once
+}
+
+func (f *flaky) Confirm(ctx context.Context, key claims.Key, u id.ID) error {
+	f.mu.Lock()
+	act := f.beforeConfirm
+	f.beforeConfirm = nil
+	f.mu.Unlock()
+	if act != nil {
+		if err := act(key, u); err != nil {
+			return err
+		}
+	}
+	return f.Claims.Confirm(ctx, key, u)
+}
+
+func (f *flaky) once(act func(key claims.Key, u id.ID) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.beforeConfirm = act
+}
+
+// remoteSwitch is another region, reachable or not.
+type remoteSwitch struct {
+	mu sync.Mutex
+	up bool
+}
+
+func (r *remoteSwitch) set(up bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.up = up
+}
+
+func (r *remoteSwitch) AwaitRemote(context.Context, id.ID, causal.Vector) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.up
+}
+
+func testKey(fill string) causal.Key {
+	return causal.Key{ID: "1", Secret: []byte(strings.Repeat(fill, 32))}
+}
+
+// must is the value of a call that must not fail: must(call())(t).
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// start runs the service of region 1 against an etcd cluster.
+func start(t *testing.T, etcd *etcdtest.Cluster) *fixture {
+	t.Helper()
+	ctx, log := t.Context(), slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	f := &fixture{region: engines.NewRegion(t, 1), remote: &remoteSwitch{}, clock: &movable{}}
+	registry := must(user.NewRegistry())(t)
+	router := must(shard.Open(ctx, f.region.Shards, log))(t)
+	t.Cleanup(func() { _ = router.Close(context.WithoutCancel(ctx)) })
+	f.store = must(store.Open(ctx, store.Options{
+		Service: user.ServiceName, Registry: registry, Router: router, Clock: f.clock, Log: log,
+		Projections: map[string]store.Projection{user.RecordType: user.Projection},
+	}))(t)
+	redis := cache.NewClient(f.region.Redis.Addr)
+	t.Cleanup(func() { _ = redis.Close() })
+	f.cache = cache.New(cache.Config{Service: user.ServiceName, Replica: f.store.Replica(), Client: redis, Log: log})
+	t.Cleanup(f.cache.Close)
+	client := must(claims.Dial(etcd.Endpoints()))(t)
+	t.Cleanup(func() { _ = client.Close() })
+	f.claims = &flaky{Claims: must(claims.New(client, testKey("c")))(t)}
+	f.users = user.New(user.Config{
+		Region: "us-east", Store: f.store, Cache: f.cache, Claims: f.claims, Registry: registry, Remote: f.remote,
+		Idempotency: testKey("i"), Clock: f.clock, Random: rand.Reader,
+	})
+	f.sealer = must(causal.NewSealer(testKey("t")))(t)
+	f.serve(t, log)
+	return f
+}
+
+func (f *fixture) serve(t *testing.T, log *slog.Logger) {
+	t.Helper()
+	server := must(rpc.NewServer(rpc.Config{Log: log, Sealer: f.sealer}))(t)
+	userv1.RegisterUserServiceServer(server, must(NewServer(f.users, f.clock, testKey("p")))(t))
+	front := must(gateway.New(t.Context(), gateway.Config{
+		Log: log, Server: server,
+		Register: func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return userv1.RegisterUserServiceHandlerClient(ctx, mux, userv1.NewUserServiceClient(conn))
+		},
+	}))(t)
+	l := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	served := make(chan error, 1)
+	go func() { served <- front.Serve(l) }()
+	conn := must(grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials())))(t)
+	t.Cleanup(func() {
+		_ = conn.Close()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
+		defer cancel()
+		if err := front.Shutdown(ctx); err != nil {
+			t.Errorf("shut down: %v", err)
+		}
+		if err := <-served; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	f.base = "http://" + l.Addr().String()
+	f.client = userv1.NewUserServiceClient(conn)
+}
+
+// answer is what came over REST.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// field is a member of a JSON body, by its path; "" when there is none.
+func (a answer) field(path ...string) string {
+	var v any
+	_ = json.Unmarshal([]byte(a.body), &v)
+	for _, p := range path {
+		m, _ := v.(map[string]any)
+		v = m[p]
+	}
+	if s, ok := v.(string); ok {
+		return s
+	}
+	if v == nil {
+		return ""
+	}
+	b, _ := json.Marshal(v)
+	return string(b)
+}
+
+func (a answer) token() string { return a.header.Get(rpc.HeaderToken) }
+
+// violations are the fields that a problem document names.
+func (a answer) violations() []string {
+	var p struct {
+		Violations []struct{ Field string }
+	}
+	_ = json.Unmarshal([]byte(a.body), &p)
+	var fields []string
+	for _, v := range p.Violations {
+		fields = append(fields, v.Field)
+	}
+	slices.Sort(fields)
+	return fields
+}
+
+// rest makes a request; headers come as pairs.
+func (f *fixture) rest(t *testing.T, method, path, body string, headers ...string) answer {
+	t.Helper()
+	var r io.Reader
+	if body != "" {
+		r = strings.NewReader(body)
+	}
+	req := must(http.NewRequestWithContext(t.Context(), method, f.base+path, r))(t)
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req) //nolint:forbidigo // a test
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b := must(io.ReadAll(resp.Body))(t)
+	return answer{resp.StatusCode, resp.Header, string(bytes.TrimSpace(b))}
+}
+
+// ok makes a request that must succeed.
+func (f *fixture) ok(t *testing.T, method, path, body string, headers ...string) answer {
+	t.Helper()
+	a := f.rest(t, method, path, body, headers...)
+	if a.status != http.StatusOK {
+		t.Fatalf("%s %s: %d %s", method, path, a.status, a.body)
+	}
+	return a
+}
+
+// refused makes a request that must fail with a reason.
+func (f *fixture) refused(t *testing.T, reason, method, path, body string, headers ...string) answer {
+	t.Helper()
+	a := f.rest(t, method, path, body, headers...)
+	if a.field("reason") != reason || a.header.Get("Content-Type") != "application/problem+json" {
+		t.Fatalf("%s %s: %d %s; want reason %s", method, path, a.status, a.body, reason)
+	}
+	return a
+}
+
+// create makes a user with an address that no other test has.
+func (f *fixture) create(t *testing.T, fields string, headers ...string) answer {
+	t.Helper()
+	if fields != "" {
+		fields = "," + fields
+	}
+	return f.ok(t, http.MethodPost, "/v1/users", fmt.Sprintf(`{"email":%q%s}`, newEmail(), fields), headers...)
+}
+
+func newEmail() string { return strings.ToLower(rand.Text()[:12]) + "@example.com" }
+
+// withToken is a context that carries metadata.
+func with(ctx context.Context, pairs ...string) context.Context {
+	return metadata.NewOutgoingContext(ctx, metadata.Pairs(pairs...))
+}

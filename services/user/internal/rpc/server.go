@@ -1,0 +1,244 @@
+// Package rpc is the user service's API: it turns messages into calls of package user and copies back into messages. It knows what a request
+// may name (masks, cursors, ids) and what travels beside it; the rules are package user's.
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	userv1 "antipode.example/api/gen/antipode/user/v1"
+	"antipode.example/platform/causal"
+	"antipode.example/platform/fault"
+	"antipode.example/platform/hlc"
+	"antipode.example/platform/id"
+	"antipode.example/platform/rpc"
+	"antipode.example/services/user"
+)
+
+// Page sizes of ListUsers.
+const (
+	defaultPage = 50
+	maxPage     = 500
+)
+
+// Server implements userv1.UserServiceServer.
+type Server struct {
+	userv1.UnimplementedUserServiceServer
+	users   *user.Service
+	cursors cursors
+}
+
+// NewServer makes a Server. Page tokens are signed with the first key and accepted with any.
+func NewServer(users *user.Service, clock hlc.Clock, cursorKeys ...causal.Key) (*Server, error) {
+	if len(cursorKeys) == 0 {
+		return nil, fmt.Errorf("no key for page tokens")
+	}
+	for _, k := range cursorKeys {
+		if k.ID == "" || len(k.ID) > 255 || len(k.Secret) < 32 {
+			return nil, fmt.Errorf("page token key %q: the name needs 1 to 255 bytes, the secret at least 32", k.ID)
+		}
+	}
+	return &Server{users: users, cursors: cursors{clock, cursorKeys}}, nil
+}
+
+// CreateUser is described in the .proto file, as are all methods.
+func (s *Server) CreateUser(ctx context.Context, r *userv1.CreateUserRequest) (*userv1.User, error) {
+	call := rpc.FromContext(ctx)
+	c := user.Creation{Record: recordOf(r.GetUser()), Key: call.IdempotencyKey, Remote: remote(call)}
+	result, err := s.users.Create(ctx, c, seenBy(call))
+	if err != nil {
+		return nil, err
+	}
+	return wrote(call, result)
+}
+
+// GetUser answers one user.
+func (s *Server) GetUser(ctx context.Context, r *userv1.GetUserRequest) (*userv1.User, error) {
+	call := rpc.FromContext(ctx)
+	u, err := parseID(r.GetId(), "id")
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.users.Get(ctx, u, seenBy(call)(u))
+	if err != nil {
+		return nil, err
+	}
+	return show(call, c)
+}
+
+// BatchGetUsers answers several users.
+func (s *Server) BatchGetUsers(ctx context.Context, r *userv1.BatchGetUsersRequest) (*userv1.BatchGetUsersResponse, error) {
+	call := rpc.FromContext(ctx)
+	ids := make([]id.ID, len(r.GetIds()))
+	bad := invalid()
+	for i, text := range r.GetIds() {
+		u, err := id.Parse(text)
+		if err != nil {
+			bad = bad.With(fmt.Sprintf("ids[%d]", i), notAnID, text)
+		}
+		ids[i] = u
+	}
+	if len(bad.Violations) > 0 {
+		return nil, bad
+	}
+	copies, err := s.users.BatchGet(ctx, ids, seenBy(call))
+	if err != nil {
+		return nil, err
+	}
+	out := &userv1.BatchGetUsersResponse{}
+	for _, c := range copies {
+		if m := tell(call, c); m != nil {
+			out.Users = append(out.Users, m)
+		} else {
+			out.MissingIds = append(out.MissingIds, c.ID.String())
+		}
+	}
+	return out, nil
+}
+
+// ListUsers answers one page of all users.
+func (s *Server) ListUsers(ctx context.Context, r *userv1.ListUsersRequest) (*userv1.ListUsersResponse, error) {
+	size := int(r.GetPageSize())
+	if size == 0 {
+		size = defaultPage
+	}
+	size = min(size, maxPage)
+	from, err := s.cursors.open(r.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	copies, err := s.users.List(ctx, from.createTime, from.id, size+1)
+	if err != nil {
+		return nil, err
+	}
+	out := &userv1.ListUsersResponse{}
+	for _, c := range copies[:min(size, len(copies))] {
+		out.Users = append(out.Users, message(c))
+	}
+	if len(copies) > size {
+		last := copies[size-1]
+		out.NextPageToken = s.cursors.seal(position{last.Record.GetCreateTime().AsTime(), last.ID})
+	}
+	return out, nil
+}
+
+// UpdateUser changes one user.
+func (s *Server) UpdateUser(ctx context.Context, r *userv1.UpdateUserRequest) (*userv1.User, error) {
+	call := rpc.FromContext(ctx)
+	u, err := parseID(r.GetUser().GetId(), "user.id")
+	if err != nil {
+		return nil, err
+	}
+	patch := recordOf(r.GetUser())
+	paths, err := changes(r.GetUpdateMask(), patch)
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.users.Update(ctx, user.Change{User: u, Etag: r.GetUser().GetEtag(), Paths: paths, Patch: patch, Remote: remote(call)}, seenBy(call)(u))
+	if err != nil {
+		return nil, err
+	}
+	return wrote(call, result)
+}
+
+// DeleteUser deletes one user.
+func (s *Server) DeleteUser(ctx context.Context, r *userv1.DeleteUserRequest) (*emptypb.Empty, error) {
+	call := rpc.FromContext(ctx)
+	u, err := parseID(r.GetId(), "id")
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.users.Delete(ctx, u, r.GetEtag(), remote(call), seenBy(call)(u))
+	if err != nil {
+		return nil, err
+	}
+	written(call, result)
+	return &emptypb.Empty{}, nil
+}
+
+// LookupUser answers the user of an address.
+func (s *Server) LookupUser(ctx context.Context, r *userv1.LookupUserRequest) (*userv1.User, error) {
+	call := rpc.FromContext(ctx)
+	canonical, err := user.CanonicalEmail(r.GetEmail(), "email")
+	if err != nil {
+		return nil, err
+	}
+	c, ok, err := s.users.Lookup(ctx, canonical, seenBy(call))
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		tell(call, c)
+		return nil, fault.New(fault.NotFound, "no user has this e-mail address")
+	}
+	return show(call, c)
+}
+
+// seenBy tells what a call's token covers.
+func seenBy(call *rpc.Call) user.SeenFunc {
+	return func(u id.ID) user.Seen {
+		return user.Seen{Vector: call.Token.Vector(user.ServiceName, u), HLC: call.Token.HLC, StaleOK: call.Read == rpc.ReadStaleOK}
+	}
+}
+
+func remote(call *rpc.Call) bool { return call.Durability == rpc.DurabilityRemote }
+
+// tell notes what an answer shows; its message is nil when there is no such user.
+func tell(call *rpc.Call, c user.Copy) *userv1.User {
+	if len(c.Vector) > 0 {
+		call.Observe(user.ServiceName, c.ID, c.Vector, c.Stamp)
+	}
+	if c.Stale {
+		call.SetStale()
+	}
+	if c.Record == nil {
+		return nil
+	}
+	return message(c)
+}
+
+func show(call *rpc.Call, c user.Copy) (*userv1.User, error) {
+	if m := tell(call, c); m != nil {
+		return m, nil
+	}
+	return nil, fault.New(fault.NotFound, "there is no user %s", c.ID)
+}
+
+// written notes what a write has reached.
+func written(call *rpc.Call, r user.Result) {
+	tell(call, r.Copy)
+	reached := rpc.DurabilityLocal
+	if r.Remote {
+		reached = rpc.DurabilityRemote
+	}
+	call.SetDurability(reached)
+	if r.Unmet {
+		call.SetCausalUnmet()
+	}
+}
+
+func wrote(call *rpc.Call, r user.Result) (*userv1.User, error) {
+	written(call, r)
+	return message(r.Copy), nil
+}
+
+func invalid() *fault.Error { return fault.New(fault.Invalid, "the request is not valid") }
+
+const notAnID = "%q is not the id of a user (a UUID of 36 characters that this API has made)"
+
+func parseID(text, field string) (id.ID, error) {
+	u, err := id.Parse(text)
+	if err != nil {
+		return id.ID{}, invalid().With(field, notAnID, text).Because(err)
+	}
+	return u, nil
+}
+
+// position is a place in the list of all users; the zero position is its start.
+type position struct {
+	createTime time.Time
+	id         id.ID
+}
