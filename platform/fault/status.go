@@ -113,6 +113,11 @@ func From(err error) *Error {
 		if !e.Kind.known() {
 			return New(Internal, "internal error").Because(err)
 		}
+		if error(e) != err { //nolint:errorlint // asks whether it was wrapped
+			wrapped := *e
+			wrapped.Cause = err // with what was being done
+			return &wrapped
+		}
 		return e
 	}
 	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {

@@ -63,6 +63,9 @@ type Call struct {
 	// RequestID names the request in logs; never empty. It is the caller's if that is 1 to 128 printable ASCII characters.
 	RequestID string
 
+	sent metadata.MD // as it came
+	back metadata.MD // what goes back, once the handler has returned
+
 	mu      sync.Mutex
 	seen    []observation
 	reached Durability

@@ -43,14 +43,27 @@ func compose(all []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 	}
 }
 
-// identify makes the request's Call and sends its id back.
+// identify makes the request's Call, and sends back what belongs beside the answer.
 func identify(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	c := NewCall()
-	if v := metadata.ValueFromIncomingContext(ctx, HeaderRequestID); len(v) == 1 && printable(v[0]) {
+	c.sent, _ = metadata.FromIncomingContext(ctx)
+	if v := c.sent[HeaderRequestID]; len(v) == 1 && printable(v[0]) {
 		c.RequestID = v[0]
 	}
-	_ = grpc.SetHeader(ctx, metadata.MD{HeaderRequestID: {c.RequestID}}) // fails only once headers are sent, which unary handlers do not
-	return handler(NewContext(ctx, c), req)
+	resp, err := handler(NewContext(ctx, c), req)
+	back := c.back
+	if back == nil {
+		back = make(metadata.MD, 1)
+	}
+	back[HeaderRequestID] = []string{c.RequestID}
+	// Both fail only once headers are sent, which no unary handler does.
+	if err != nil {
+		// A header of its own would keep the client from trying again: gRPC takes it for the beginning of an answer (gRFC A6).
+		_ = grpc.SetTrailer(ctx, back)
+	} else {
+		_ = grpc.SetHeader(ctx, back)
+	}
+	return resp, err
 }
 
 // measure counts and times calls by method and reason, and logs the faults that an operator has to know of. It is where a fault's cause
@@ -128,18 +141,15 @@ func panicked(ctx context.Context, log *slog.Logger, method string, p any) error
 	return fault.New(fault.Internal, "internal error").Because(fmt.Errorf("panic: %v", p))
 }
 
-// carry reads what travels beside the message, and sends back what belongs beside the answer.
+// carry reads what travels beside the message, and seals what goes back.
 func carry(sealer *causal.Sealer) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 		c := FromContext(ctx)
-		md, _ := metadata.FromIncomingContext(ctx)
-		if err := c.read(md, sealer); err != nil {
+		if err := c.read(c.sent, sealer); err != nil {
 			return nil, err // no token goes back: what the caller has seen is not known
 		}
 		resp, err := handler(ctx, req)
-		if back := c.seal(sealer, err == nil); len(back) > 0 {
-			_ = grpc.SetHeader(ctx, back) // as in identify
-		}
+		c.back = c.seal(sealer, err == nil)
 		return resp, err
 	}
 }

@@ -8,7 +8,8 @@
 //
 // Guarantees: a handler gets a Call (FromContext) whose fields have been checked, a context with a deadline, and a message that satisfies its
 // protovalidate rules. What it returns goes out as a fault (package fault), and a panic as `internal` without detail. Every answer of a
-// server with a sealer, also most errors, carries a causal token that covers what the request's token covered and what the handler observed.
+// server with a sealer, also most errors, carries a causal token that covers what the request's token covered and what the handler observed: over gRPC in the header of an answer and in the trailer of
+// an error, over REST always in the header.
 //
 // Refused: messages above the limit, headers that are not valid (`invalid`, the header named as the field), forged tokens. Violations name
 // fields as the .proto file does ("user.phone_numbers[1]"), over REST too.

@@ -36,7 +36,7 @@ func (l *local) register(desc *grpc.ServiceDesc, impl any) {
 }
 
 // Invoke calls the implementation. args goes to it as it is and must not be used again; reply shares what the answer points to. Of the
-// options, grpc.Header is honoured. The error, if any, is a *fault.Error.
+// options, grpc.Header is honoured, and gets trailers too. The error, if any, is a *fault.Error.
 func (l *local) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	m, ok := l.methods[method]
 	if !ok {
@@ -110,7 +110,8 @@ func (s *localStream) SetHeader(md metadata.MD) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.header == nil {
-		s.header = make(metadata.MD, len(md)+1)
+		s.header = md
+		return nil
 	}
 	for k, v := range md {
 		s.header[k] = append(s.header[k], v...)
@@ -120,8 +121,8 @@ func (s *localStream) SetHeader(md metadata.MD) error {
 
 func (s *localStream) SendHeader(md metadata.MD) error { return s.SetHeader(md) }
 
-// SetTrailer drops trailers: REST has none.
-func (s *localStream) SetTrailer(metadata.MD) error { return nil }
+// SetTrailer takes what goes beside an error (see identify): to callers in the process it is all one.
+func (s *localStream) SetTrailer(md metadata.MD) error { return s.SetHeader(md) }
 
 func (s *localStream) take() metadata.MD {
 	s.mu.Lock()
