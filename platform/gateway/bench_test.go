@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -91,7 +92,9 @@ func BenchmarkGet(b *testing.B) {
 		measure(b, mux)
 		_ = conn.Close()
 		server.Stop()
-		_ = <-done
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
 	})
 	b.Run("noop", func(b *testing.B) {
 		body := make([]byte, 430)
@@ -134,7 +137,9 @@ func measure(b *testing.B, h http.Handler) {
 	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
 	client.CloseIdleConnections()
 	_ = server.Close()
-	_ = <-done
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		b.Error(err)
+	}
 }
 
 func cpu(b *testing.B) time.Duration {

@@ -18,7 +18,10 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection"
 	"google.golang.org/protobuf/proto"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
@@ -120,6 +123,7 @@ func TestDeadlines(t *testing.T) {
 				left = time.Until(d)
 				return nil
 			}, func(t *testing.T, c replicationv1.SyncServiceClient) {
+				t.Helper()
 				ctx, cancel := context.WithTimeout(t.Context(), tt.caller)
 				defer cancel()
 				if _, err := c.Ping(ctx, &replicationv1.PingRequest{}); err != nil {
@@ -152,6 +156,7 @@ func TestPanicAndFaultAreLoggedOnce(t *testing.T) {
 		return logs.Write(p)
 	}), nil))
 	both(t, rpc.Config{Log: log}, func(context.Context) error { panic("boom") }, func(t *testing.T, c replicationv1.SyncServiceClient) {
+		t.Helper()
 		mu.Lock()
 		logs.Reset()
 		mu.Unlock()
@@ -191,6 +196,7 @@ func TestCall(t *testing.T) {
 		c.SetStale()
 		return nil
 	}, func(t *testing.T, c replicationv1.SyncServiceClient) {
+		t.Helper()
 		var h metadata.MD
 		if _, err := c.Ping(t.Context(), &replicationv1.PingRequest{}, grpc.Header(&h)); err != nil {
 			t.Fatal(err)
@@ -220,6 +226,7 @@ func TestCall(t *testing.T) {
 
 func TestNoSealerNoToken(t *testing.T) {
 	both(t, rpc.Config{}, func(context.Context) error { return nil }, func(t *testing.T, c replicationv1.SyncServiceClient) {
+		t.Helper()
 		var h metadata.MD
 		if _, err := c.Ping(metadata.AppendToOutgoingContext(t.Context(), rpc.HeaderToken, "x"), &replicationv1.PingRequest{}, grpc.Header(&h)); err != nil || len(h[rpc.HeaderToken]) != 0 {
 			t.Errorf("%v %v", err, h)
@@ -229,6 +236,7 @@ func TestNoSealerNoToken(t *testing.T) {
 
 func TestInProcessAnswerIsTheSame(t *testing.T) {
 	both(t, rpc.Config{}, nil, func(t *testing.T, c replicationv1.SyncServiceClient) {
+		t.Helper()
 		got, err := c.Fetch(t.Context(), &replicationv1.FetchRequest{UserIds: [][]byte{{1}}})
 		if want := (&replicationv1.FetchResponse{States: []*replicationv1.State{{UserId: []byte{1}}}}); err != nil || !proto.Equal(got, want) {
 			t.Errorf("%v %v", got, err)
@@ -246,6 +254,7 @@ func TestMetadataEndsAtTheHandler(t *testing.T) {
 		}
 		return nil
 	}, func(t *testing.T, c replicationv1.SyncServiceClient) {
+		t.Helper()
 		_, _ = c.Ping(metadata.AppendToOutgoingContext(t.Context(), "authorization", "secret"), &replicationv1.PingRequest{})
 	})
 }
@@ -258,6 +267,7 @@ func TestTraceparentGoesOn(t *testing.T) {
 		}
 		return nil
 	}, func(t *testing.T, c replicationv1.SyncServiceClient) {
+		t.Helper()
 		_, _ = c.Ping(metadata.AppendToOutgoingContext(t.Context(), rpc.HeaderTraceParent, parent), &replicationv1.PingRequest{})
 	})
 }
@@ -272,6 +282,7 @@ func TestMetrics(t *testing.T) {
 		}
 		return nil
 	}, func(t *testing.T, c replicationv1.SyncServiceClient) {
+		t.Helper()
 		for range 2 {
 			_, _ = c.Ping(t.Context(), &replicationv1.PingRequest{})
 		}
@@ -367,5 +378,22 @@ func TestShutdown(t *testing.T) {
 	}
 	if err := <-down; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHealthAndReflection: the services that grpc brings can be registered like ours.
+func TestHealthAndReflection(t *testing.T) {
+	s, err := rpc.NewServer(rpc.Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	healthv1.RegisterHealthServer(s, health.NewServer())
+	reflection.Register(s)
+	c := healthv1.NewHealthClient(s.Conn())
+	if r, err := c.Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil || r.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		t.Errorf("%v %v", r, err)
+	}
+	if _, err := c.Check(t.Context(), &healthv1.HealthCheckRequest{Service: "x"}); fault.FromStatus(err).Kind != fault.NotFound {
+		t.Errorf("unknown service: %v", err)
 	}
 }
