@@ -47,6 +47,9 @@ func Run(ctx context.Context, c Config) error {
 	defer e.Close()
 	select {
 	case <-ctx.Done():
+		// What is written is on disk, so nothing is gained by handing the leadership over, which takes its time when the other
+		// members stop as well.
+		e.Server.HardStop()
 		return nil
 	case err := <-e.Err():
 		return fmt.Errorf("etcd member %s: %w", c.Name, err)

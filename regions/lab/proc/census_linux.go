@@ -63,7 +63,7 @@ func look(p procfs.Proc) (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	ticks := int(stat.UTime) + int(stat.STime) + stat.CUTime + stat.CSTime //nolint:gosec // no process uses a billion years
+	ticks := int(stat.UTime) + int(stat.STime) + stat.CUTime + stat.CSTime
 	return Process{
 		PID: p.PID, PPID: stat.PPID,
 		Dir:       strings.TrimSuffix(dir, " (deleted)"),

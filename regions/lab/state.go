@@ -1,0 +1,142 @@
+package lab
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"antipode.example/regions/topology"
+)
+
+const stateFile = "lab.json"
+
+// state is what a lab remembers beside its regions' data.
+type state struct {
+	Lab       string        `json:"lab"`
+	Topology  string        `json:"topology"`
+	DoorBlock int           `json:"door_block"`
+	Regions   []stateRegion `json:"regions"`
+}
+
+type stateRegion struct {
+	Name          string `json:"name"`
+	Number        int    `json:"number"`
+	Shards        int    `json:"shards"`
+	NodesPerShard int    `json:"nodes_per_shard"`
+}
+
+func newState(o Options, block int) state {
+	s := state{Lab: o.Name, Topology: o.Topology.Name, DoorBlock: block}
+	for _, r := range o.Topology.Regions {
+		s.Regions = append(s.Regions, stateRegion{r.Name, r.Number, r.Shards, r.NodesPerShard})
+	}
+	return s
+}
+
+// differs names the first difference that the data would not survive; delays, places and instances may change.
+func (s state) differs(t *topology.Topology) string {
+	if len(s.Regions) != len(t.Regions) {
+		return fmt.Sprintf("%d regions, now %d", len(s.Regions), len(t.Regions))
+	}
+	for i, was := range s.Regions {
+		r := t.Regions[i]
+		if is := (stateRegion{r.Name, r.Number, r.Shards, r.NodesPerShard}); is != was {
+			return fmt.Sprintf("region %s (number %d, %d shards of %d nodes), now %s (number %d, %d shards of %d nodes)",
+				was.Name, was.Number, was.Shards, was.NodesPerShard, is.Name, is.Number, is.Shards, is.NodesPerShard)
+		}
+	}
+	return ""
+}
+
+// readState returns an error that wraps os.ErrNotExist for a lab that has no data.
+func readState(dir string) (state, error) {
+	path := filepath.Join(dir, stateFile)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return state{}, fmt.Errorf("reading the lab's state: %w", err)
+	}
+	var s state
+	if err := json.Unmarshal(text, &s); err != nil {
+		return state{}, fmt.Errorf("reading the lab's state %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func (s state) write(dir string) error {
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing the lab's state: %w", err)
+	}
+	return replaceFile(filepath.Join(dir, stateFile), append(text, '\n'), 0o644, nil)
+}
+
+// replaceFile writes a file so that it is either the old or the new one.
+func replaceFile(path string, text []byte, mode os.FileMode, owner *syscall.Credential) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, text, mode); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := give(tmp, owner); err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, mode); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+// give makes a file or directory belong to a user; nil means that it is right as it is.
+func give(path string, owner *syscall.Credential) error {
+	if owner == nil {
+		return nil
+	}
+	if err := os.Chown(path, int(owner.Uid), int(owner.Gid)); err != nil {
+		return fmt.Errorf("giving %s to its user: %w", path, err)
+	}
+	return nil
+}
+
+// ErrRunning says that the lab is run by another process.
+var ErrRunning = errors.New("the lab is running")
+
+// Lock is held by the process that runs a lab; the kernel lets go of it when that process ends, however it ends.
+type Lock struct{ file *os.File }
+
+// Acquire takes the lock of a lab. It returns an error that wraps ErrRunning when another process holds it.
+func Acquire(lab string) (*Lock, error) {
+	if err := os.MkdirAll(RunDir(lab), 0o755); err != nil {
+		return nil, fmt.Errorf("making the lab's run directory: %w", err)
+	}
+	path := filepath.Join(RunDir(lab), "lock")
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lab's lock: %w", err)
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		holder, _ := os.ReadFile(path) // only for the message
+		closeErr := file.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("lab %s is run by process %s: %w", lab, strings.TrimSpace(string(holder)), ErrRunning), closeErr)
+		}
+		return nil, errors.Join(fmt.Errorf("locking the lab: %w", err), closeErr)
+	}
+	l := &Lock{file}
+	if err := file.Truncate(0); err != nil {
+		return nil, errors.Join(fmt.Errorf("writing the lab's lock: %w", err), l.Release())
+	}
+	if _, err := file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("writing the lab's lock: %w", err), l.Release())
+	}
+	return l, nil
+}
+
+// Release lets go of the lab.
+func (l *Lock) Release() error { return l.file.Close() }

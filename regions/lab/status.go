@@ -1,0 +1,180 @@
+package lab
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"antipode.example/regions/lab/engine"
+	"antipode.example/regions/lab/proc"
+	"antipode.example/regions/wan"
+)
+
+// Status is everything that can be seen of a lab at one moment.
+type Status struct {
+	Lab      string `json:"lab"`
+	State    string `json:"state"` // starting, up, stopping
+	PID      int    `json:"pid"`
+	Topology string `json:"topology"`
+	Dir      string `json:"dir"`
+	// UpSeconds since everything was ready first.
+	UpSeconds float64        `json:"up_seconds"`
+	Regions   []RegionStatus `json:"regions"`
+	// MemoryBytes is the sum of the proportional shares of all processes of the regions and of the supervisor; CPU is in cores, over
+	// about the last 10 s.
+	MemoryBytes uint64  `json:"memory_bytes"`
+	CPU         float64 `json:"cpu"`
+}
+
+// RegionStatus is one region.
+type RegionStatus struct {
+	Name   string `json:"name"`
+	Number int    `json:"number"`
+	// State is up when every component is ready; degraded; starting; off when its power is.
+	State string `json:"state"`
+	// Door is where the host reaches the region's REST and gRPC; Front is the same place from inside.
+	Door        string            `json:"door"`
+	Front       string            `json:"front"`
+	Namespace   string            `json:"namespace"`
+	Components  []ComponentStatus `json:"components"`
+	Replication *Replication      `json:"replication,omitempty"`
+	MemoryBytes uint64            `json:"memory_bytes"`
+	CPU         float64           `json:"cpu"`
+}
+
+// ComponentStatus is one component.
+type ComponentStatus struct {
+	Name      string           `json:"name"`
+	State     proc.State       `json:"state"`
+	Detail    string           `json:"detail,omitempty"`
+	PID       int              `json:"pid,omitempty"`
+	Processes int              `json:"processes"`
+	Restarts  int              `json:"restarts"`
+	LastError string           `json:"last_error,omitempty"`
+	Since     time.Time        `json:"since"`
+	Memory    uint64           `json:"memory_bytes"`
+	CPU       float64          `json:"cpu"`
+	Endpoints []EndpointStatus `json:"endpoints"`
+	Log       string           `json:"log"`
+}
+
+// EndpointStatus is where a component listens, as seen from inside its namespace and, where there is a door, from the host.
+type EndpointStatus struct {
+	Speaks string `json:"speaks"`
+	Inside string `json:"inside"`
+	Host   string `json:"host,omitempty"`
+}
+
+// Replication is what a region knows of the others' logs.
+type Replication struct {
+	Shards []ShardLag `json:"shards"`
+	// EventsApplied since the instances started, and per second over about the last 10 s.
+	EventsApplied   uint64  `json:"events_applied"`
+	EventsPerSecond float64 `json:"events_per_second"`
+	Error           string  `json:"error,omitempty"`
+}
+
+// Status looks at everything. It takes up to about a second when services do not answer.
+func (l *Lab) Status(ctx context.Context) (Status, error) {
+	s := Status{
+		Lab: l.opts.Name, Topology: l.opts.Topology.Name, Dir: l.site.Dir, PID: pid(),
+		Regions: make([]RegionStatus, len(l.regions)),
+	}
+	all, err := proc.Census()
+	if err != nil {
+		return s, err
+	}
+	var looking sync.WaitGroup
+	for i, r := range l.regions {
+		looking.Go(func() { s.Regions[i] = r.status(ctx, all) })
+	}
+	looking.Wait()
+	s.MemoryBytes = proc.PSS(pid())
+	for _, r := range s.Regions {
+		s.MemoryBytes += r.MemoryBytes
+		s.CPU += r.CPU
+	}
+	return s, nil
+}
+
+func (r *Region) status(ctx context.Context, all []proc.Process) RegionStatus {
+	s := RegionStatus{
+		Name: r.Topology.Name, Number: r.Topology.Number, Door: r.Door().String(), Namespace: r.space.Name(),
+		Front: r.Topology.Front().String() + ":" + portText(r.Door().Port()),
+	}
+	for i, u := range r.units {
+		c := r.componentStatus(u, r.components[i].Status(), all)
+		s.MemoryBytes += c.Memory
+		s.CPU += c.CPU
+		s.Components = append(s.Components, c)
+	}
+	s.State = r.state(s.Components)
+	if !r.lab.opts.WithoutServices && s.State != regionOff {
+		s.Replication = r.replication(ctx)
+	}
+	return s
+}
+
+func (r *Region) componentStatus(u engine.Unit, c proc.Status, all []proc.Process) ComponentStatus {
+	s := ComponentStatus{
+		Name: u.Name, State: c.State, Detail: c.Detail, PID: c.PID, Restarts: c.Restarts, LastError: c.LastError, Since: c.Since,
+		Log: r.logFile(u.Name),
+	}
+	for _, p := range proc.Within(all, u.Dir) {
+		s.Processes++
+		s.Memory += proc.PSS(p.PID)
+	}
+	s.CPU, _ = r.lab.usage.of(filepath.Clean(u.Dir), r.Topology.Name)
+	for _, e := range u.Endpoints {
+		end := EndpointStatus{Speaks: e.Speaks, Inside: e.Address.String()}
+		if u.Name == engine.HAProxy && e.Address.Port() == r.Door().Port() {
+			end.Host = r.Door().String()
+		}
+		s.Endpoints = append(s.Endpoints, end)
+	}
+	return s
+}
+
+// The states of a region.
+const (
+	regionUp       = "up"
+	regionOff      = "off"
+	regionStarting = "starting"
+	regionDegraded = "degraded"
+)
+
+func (r *Region) state(components []ComponentStatus) string {
+	r.mu.Lock()
+	off := r.off
+	r.mu.Unlock()
+	if off {
+		return regionOff
+	}
+	has := func(states ...proc.State) bool {
+		return slices.ContainsFunc(components, func(c ComponentStatus) bool { return slices.Contains(states, c.State) })
+	}
+	switch {
+	case has(proc.Killed, proc.Paused, proc.Backoff, proc.Unready):
+		return regionDegraded
+	case has(proc.Starting, proc.Stopped):
+		return regionStarting
+	}
+	return regionUp
+}
+
+func (r *Region) replication(ctx context.Context) *Replication {
+	shards, applied, err := r.lag(ctx)
+	if err != nil {
+		text, _, _ := strings.Cut(err.Error(), "\n")
+		return &Replication{Error: text}
+	}
+	_, flow := r.lab.usage.of("", r.Topology.Name)
+	slices.SortFunc(shards, func(a, b ShardLag) int { return strings.Compare(a.Region+a.Shard, b.Region+b.Shard) })
+	return &Replication{Shards: shards, EventsApplied: applied, EventsPerSecond: flow}
+}
+
+// Links is the state of every direction of the network.
+func (l *Lab) Links() wan.Snapshot { return l.network.WAN().Snapshot() }
