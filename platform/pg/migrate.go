@@ -20,9 +20,9 @@ import (
 func CreateDatabase(ctx context.Context, c Config) error {
 	maintenance := c
 	maintenance.Database = "postgres"
-	conn, err := connect(ctx, maintenance)
+	conn, err := maintenance.Connect(ctx, map[string]string{"statement_timeout": "0"}) // it takes as long as it takes; the context bounds it
 	if err != nil {
-		return err
+		return Fault("create the database", Uncommitted, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	var there bool
@@ -38,22 +38,6 @@ func CreateDatabase(ctx context.Context, c Config) error {
 		return nil // another process was faster
 	}
 	return Fault("create the database", Committing, err)
-}
-
-func connect(ctx context.Context, c Config) (*pgx.Conn, error) {
-	cc, err := c.connConfig()
-	if err != nil {
-		return nil, fmt.Errorf("connect to database %q: %w", c.Database, err)
-	}
-	if err := c.setPassword(cc); err != nil {
-		return nil, err
-	}
-	cc.RuntimeParams["statement_timeout"] = "0" // migrations and CREATE DATABASE take as long as they take; contexts bound them
-	conn, err := pgx.ConnectConfig(ctx, cc)
-	if err != nil {
-		return nil, Fault(fmt.Sprintf("connect to database %q", c.Database), Uncommitted, err)
-	}
-	return conn, nil
 }
 
 // Migrate brings the schema of c.Database up to the last of the migrations in files (names as golang-migrate wants them: 0001_name.up.sql). It takes an

@@ -52,7 +52,8 @@ func (t *Tx) begin(b *pgx.Batch) {
 // disk and the standby: all locks that it needs are held.
 //
 // Once sent, it runs to its end on a context of its own, also when the caller's ends, since a cancelled COMMIT may be visible to others and yet
-// be lost with the primary. The caller then gets fault.UnknownOutcome at once. Only nil means committed, on the primary and its synchronous standby.
+// be lost with the primary. (The server's statement_timeout does not run while COMMIT waits for a standby.) The caller then gets fault.UnknownOutcome
+// at once. Only nil means committed, on the primary and its synchronous standby.
 func (t *Tx) Commit(ctx context.Context, doing string, b *pgx.Batch) error {
 	if err := ctx.Err(); err != nil { // the last moment at which nothing has happened
 		t.Rollback()
@@ -83,8 +84,6 @@ func (p *Pool) commit(ctx context.Context, doing string, conn *pgxpool.Conn, b *
 	warnings := conn.Conn().PgConn().CustomData()
 	delete(warnings, warningKey)
 	committed := false
-	// The statement time-out must not cut the wait for the standby short.
-	b.Queue("set local statement_timeout = 0")
 	b.Queue("commit").Exec(func(tag pgconn.CommandTag) error {
 		committed = tag.String() == "COMMIT"
 		return nil

@@ -399,7 +399,11 @@ func TestDeletedUserLeavesNothingPersonal(t *testing.T) {
 	}
 	west.mustSet(t, user, session, "title", "Ada's telephone") // concurrent with the deletion
 	deletion, concurrent := east.events(t), west.events(t)
-	west.mustApply(t, deletion...)
+	for k := range west.mustApply(t, deletion...).Users[user].Records {
+		if k != own(user) {
+			t.Errorf("the copy after the deletion holds %s", k)
+		}
+	}
 	if a := east.mustApply(t, concurrent...); a.Applied != 1 {
 		t.Errorf("the concurrent write: %+v", a)
 	}

@@ -84,7 +84,7 @@ func (s *Store) digestShard(ctx context.Context, sh *shard.Shard, first, end int
 		return nil
 	}, `select c.slot::int, c.user_id, c.vector, (select array_agg(r.body) from records r where r.user_id = c.user_id)
 		from causality c join slots s on s.slot = c.slot and s.owned
-		where c.slot >= $1 and c.slot < $2 and c.vector <> '' order by c.slot, c.user_id`, first, end)
+		where c.slot >= $1 and c.slot < $2 order by c.slot, c.user_id`, first, end)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (s *Store) Vectors(ctx context.Context, slot uint16, after id.ID, limit int
 			return nil
 		}, `select s.owned, c.user_id, c.vector, c.bodies from slots s left join lateral (
 				select c.user_id, c.vector, (select array_agg(r.body) from records r where r.user_id = c.user_id) as bodies
-				from causality c where c.slot = s.slot and c.user_id > $2 and c.vector <> '' order by c.user_id limit $3) c on true
+				from causality c where c.slot = s.slot and c.user_id > $2 order by c.user_id limit $3) c on true
 			where s.slot = $1 order by c.user_id`, int16(slot), [16]byte(after), limit) //nolint:gosec // checked
 	})
 	if err != nil {

@@ -108,7 +108,7 @@ func readPart(u *state.User, kind int, body []byte, stamp int64) error {
 }
 
 const readStates = `select 0, null::uuid, null::bytea, (select count(*) from slots where slot = any($2::smallint[]) and owned)
-	union all select 1, user_id, vector, max_stamp from causality where user_id = any($1::uuid[]) and vector <> ''
+	union all select 1, user_id, vector, max_stamp from causality where user_id = any($1::uuid[])
 	union all select 2, user_id, body, 0 from records where user_id = any($1::uuid[])
 	union all select 3, user_id, body, 0 from conflicts where user_id = any($1::uuid[])`
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -70,7 +71,7 @@ func (c *clock) add(d time.Duration) {
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func newRegion(t *testing.T, number uint16, shards int) *region {
+func newRegion(t testing.TB, number uint16, shards int) *region {
 	t.Helper()
 	msg, err := sample.New()
 	if err != nil {
@@ -80,8 +81,17 @@ func newRegion(t *testing.T, number uint16, shards int) *region {
 	if r.registry, err = record.NewRegistry(msg); err != nil {
 		t.Fatal(err)
 	}
-	r.config = shard.Config{Service: "sample", Database: r.dbs[0].Name, User: r.dbs[0].User, ConnectTimeout: 30 * time.Second}
+	r.config = shard.Config{Service: "sample", Database: r.dbs[0].Name, User: "antipode", ConnectTimeout: 30 * time.Second}
 	for i, db := range r.dbs {
+		for _, sql := range []string{ // the service needs to be no superuser
+			"do $$ begin create role antipode login; exception when duplicate_object then null; end $$",
+			"alter database " + db.Name + " owner to antipode",
+			"alter schema public owner to antipode",
+		} {
+			if _, err := db.Pool.Exec(t.Context(), sql); err != nil {
+				t.Fatal(err)
+			}
+		}
 		r.config.Shards = append(r.config.Shards, shard.Cluster{Name: fmt.Sprintf("s%d", i+1), Nodes: []string{db.Addr}})
 	}
 	if err := store.Migrate(t.Context(), r.config, number); err != nil {
@@ -96,7 +106,7 @@ func newRegion(t *testing.T, number uint16, shards int) *region {
 	return r
 }
 
-func (r *region) open(t *testing.T) {
+func (r *region) open(t testing.TB) {
 	t.Helper()
 	var err error
 	if r.router, err = shard.Open(t.Context(), r.config, slog.New(slog.DiscardHandler)); err != nil {
@@ -123,7 +133,7 @@ func (r *region) open(t *testing.T) {
 }
 
 // newID is an id in a slot.
-func newID(t *testing.T, slot uint16) id.ID {
+func newID(t testing.TB, slot uint16) id.ID {
 	t.Helper()
 	v, err := id.New(start, slot, rand.Reader)
 	if err != nil {
@@ -148,7 +158,7 @@ func (r *region) set(ctx context.Context, user id.ID, k state.Key, fields ...any
 	}})
 }
 
-func (r *region) mustSet(t *testing.T, user id.ID, k state.Key, fields ...any) store.Written {
+func (r *region) mustSet(t testing.TB, user id.ID, k state.Key, fields ...any) store.Written {
 	t.Helper()
 	w, err := r.set(t.Context(), user, k, fields...)
 	if err != nil {
@@ -184,11 +194,11 @@ func (r *region) log(t *testing.T) []*replicationv1.Envelope {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for rows.Next() {
-			var data []byte
-			if err := rows.Scan(&data); err != nil {
-				t.Fatal(err)
-			}
+		messages, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, data := range messages {
 			if data[0] != 'M' {
 				continue
 			}
@@ -201,9 +211,6 @@ func (r *region) log(t *testing.T) []*replicationv1.Envelope {
 				t.Fatal(err)
 			}
 			all = append(all, e)
-		}
-		if err := rows.Err(); err != nil {
-			t.Fatal(err)
 		}
 	}
 	return all

@@ -274,7 +274,16 @@ func (r *conflictRows) queue(b *pgx.Batch, added *int) {
 	})
 }
 
-// written is u as callers get it.
+// written is u as callers get it; of a deleted user only the grave.
 func written(u *state.User) Written {
-	return Written{Vector: u.Vector, MaxStamp: u.MaxStamp, Records: u.Records}
+	w := Written{Vector: u.Vector, MaxStamp: u.MaxStamp, Records: u.Records}
+	if u.Grave() {
+		w.Records = make(map[state.Key]*recordv1.Record)
+		for k, rec := range u.Records {
+			if k.ID == u.ID && rec.GetDeleted() != nil {
+				w.Records[k] = rec
+			}
+		}
+	}
+	return w
 }

@@ -33,7 +33,9 @@ type WriteRequest struct {
 	// Seen is the HLC of the caller's token.
 	Seen hlc.Stamp
 	// Keyed: see record.Write.
-	Keyed  bool
+	Keyed bool
+	// Change reads and writes through the draft. It holds the user's locks, so it must not wait for anything; it runs again when the transaction
+	// collides with another one or the slot has moved. It finds only the records that Keys name.
 	Change func(*state.Draft) error
 }
 
@@ -72,10 +74,11 @@ type Interface interface {
 	Read(ctx context.Context, from Source, user id.ID, keys ...state.Key) (*state.User, error)
 	// List returns up to limit visible records of a type after (after, afterID) in (create time, id) order, merged across shards.
 	List(ctx context.Context, recordType string, after time.Time, afterID id.ID, limit int) ([]Listed, error)
-	// Apply applies a batch of events read from one partition, and stores the position with it: one transaction for each shard. Events that Missing
-	// names are parked durably in the same transaction.
+	// Apply applies a batch of events read from one partition, and stores the position with it on every shard: one transaction for each shard. Events that Missing
+	// names are parked durably in the same transaction; later batches and Merge try them again. On an error the shards whose transactions committed keep them, and Applied
+	// tells of those; the batch can be applied again. An event that no correct replica sends is an *EventError.
 	Apply(ctx context.Context, events []*replicationv1.Event, pos Position) (Applied, error)
-	// Merge merges States from another region and, for each user, tries what was parked.
+	// Merge merges States from another region and, for each user, tries what was parked. Errors as for Apply.
 	Merge(ctx context.Context, states []*replicationv1.State) (Applied, error)
 	// Parked returns up to limit parked events, oldest first.
 	Parked(ctx context.Context, limit int) ([]*replicationv1.Event, error)
@@ -83,7 +86,7 @@ type Interface interface {
 	ParkedCount(ctx context.Context) (int64, error)
 	// States returns the whole State of each of the users that this region knows, each from one snapshot, conflicts included.
 	States(ctx context.Context, users []id.ID) ([]*replicationv1.State, error)
-	// Next is the offset to read next in a partition: the least over all shards; ok is false when no shard has one for this log.
+	// Next is the offset to read next in a partition: the least over all shards; ok is false unless every shard has one for this log: start at the log's first offset.
 	Next(ctx context.Context, log string, partition int) (next int64, ok bool, err error)
 	// SlotDigests computes the digests of slots [first, first+n).
 	SlotDigests(ctx context.Context, first, n int) ([]*replicationv1.SlotDigest, error)

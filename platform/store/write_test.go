@@ -173,18 +173,42 @@ func TestMovedSlot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for name, use := range map[string]func() error{
+		"write": func() error {
+			_, err := r.set(t.Context(), user, own(user), "title", "refused")
+			return err
+		},
+		"read": func() error {
+			_, err := r.Read(t.Context(), store.Primary, user)
+			return err
+		},
+		"read from the replica": func() error {
+			_, err := r.Read(t.Context(), store.Replica, user)
+			return err
+		},
+		"states": func() error {
+			_, err := r.States(t.Context(), []id.ID{user})
+			return err
+		},
+		"vectors": func() error {
+			_, err := r.Vectors(t.Context(), 5, id.ID{}, 10)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			exec(0, "update slots set owned = true where slot = 5")
+			if err := r.router.Refresh(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			exec(0, "update slots set owned = false where slot = 5")
+			wantKind(t, use(), fault.SlotMoved)
+		})
+	}
+	exec(0, "update slots set owned = true where slot = 5")
+	if err := r.router.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	exec(0, "update slots set owned = false where slot = 5")
-	_, err := r.set(t.Context(), user, own(user), "title", "refused")
-	wantKind(t, err, fault.SlotMoved)
-	_, err = r.Read(t.Context(), store.Primary, user)
-	wantKind(t, err, fault.SlotMoved)
-	_, err = r.Read(t.Context(), store.Replica, user)
-	wantKind(t, err, fault.SlotMoved)
-	_, err = r.States(t.Context(), []id.ID{user})
-	wantKind(t, err, fault.SlotMoved)
-	_, err = r.Vectors(t.Context(), 5, id.ID{}, 10)
-	wantKind(t, err, fault.SlotMoved)
-
 	exec(1, "update slots set owned = true, epoch = 2 where slot = 5")
 	w, err := r.set(t.Context(), user, own(user), "title", "after")
 	if err != nil {
@@ -210,6 +234,7 @@ func TestFenceHoldsAgainstAMoveInProgress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer mover.Rollback(t.Context())
 	if _, err := mover.Exec(t.Context(), "select pg_advisory_xact_lock($1::int, 5)", shard.LockClass); err != nil {
 		t.Fatal(err)
 	}
