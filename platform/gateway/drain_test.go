@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -122,6 +123,10 @@ func TestDrainLosesNothing(t *testing.T) {
 		defer cancel()
 		down <- s.Shutdown(ctx)
 	}()
+	<-drained
+	if got := connectionHeader(t, addr); got != "close" {
+		t.Errorf("while draining, an answer says Connection: %q, want close", got)
+	}
 	wg.Wait()
 	for !refused(addr) {
 		runtime.Gosched()
@@ -144,6 +149,28 @@ func TestDrainLosesNothing(t *testing.T) {
 			t.Errorf("%s: nothing was answered", name)
 		}
 	}
+}
+
+// connectionHeader is what an answer over a new connection says about it.
+func connectionHeader(t *testing.T, addr string) string {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "GET /v1/users/1 HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.Close {
+		return "close"
+	}
+	return resp.Header.Get("Connection")
 }
 
 // refused reports whether nobody listens any more.

@@ -28,6 +28,9 @@ import (
 // DefaultMaxBodyBytes is the limit on a REST body unless a Config says otherwise.
 const DefaultMaxBodyBytes = 1 << 20
 
+// maxDiscard is how much of a body that is too large is read and thrown away, so that its sender gets an answer.
+const maxDiscard = 16 << 20
+
 const (
 	bodyTime   = 15 * time.Second // in which a REST body must have come in
 	answerTime = 90 * time.Second // in which a REST request must be done with: the longest handler, and a slow reader
@@ -149,20 +152,22 @@ func (h *handler) body(next runtime.HandlerFunc) runtime.HandlerFunc {
 			h.write(w, r, err, http.StatusUnsupportedMediaType)
 			return
 		}
-		tooLarge := fault.New(fault.TooLarge, "the body is larger than %d bytes", h.maxBody)
-		if r.ContentLength > h.maxBody {
-			w.Header().Set("Connection", "close")
-			h.write(w, r, tooLarge, 0)
-			return
-		}
 		control := http.NewResponseController(w)
 		_ = control.SetReadDeadline(time.Now().Add(bodyTime))
-		b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody))
+		var b []byte
+		var err error = &http.MaxBytesError{Limit: h.maxBody}
+		if r.ContentLength <= h.maxBody {
+			b, err = io.ReadAll(http.MaxBytesReader(nil, r.Body, h.maxBody)) // nil: it is for us to say when the connection closes
+		}
+		over := new(http.MaxBytesError)
+		if errors.As(err, &over) && r.Header.Get("Expect") == "" {
+			// Most clients read no answer before they have sent all, and never see one that comes with a closed connection.
+			_, _ = io.CopyN(io.Discard, r.Body, maxDiscard)
+		}
 		_ = control.SetReadDeadline(time.Time{})
-		var over *http.MaxBytesError
 		switch {
 		case errors.As(err, &over):
-			h.write(w, r, tooLarge, 0)
+			h.write(w, r, fault.New(fault.TooLarge, "the body is larger than %d bytes", h.maxBody), 0)
 			return
 		case err != nil:
 			w.Header().Set("Connection", "close")
