@@ -15,8 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"antipode.example/regions/door"
 	"go.uber.org/goleak"
+
+	"antipode.example/regions/door"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,7 +36,7 @@ func serve(t *testing.T, c door.Config) (d *door.Door, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.Serve(ctx) }()
 	stop = sync.OnceFunc(func() {
@@ -78,7 +79,7 @@ func connect(t *testing.T, d *door.Door) *net.TCPConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
+	t.Cleanup(func() { _ = c.Close() })
 	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
@@ -90,15 +91,15 @@ func TestHalfClose(t *testing.T) {
 	d, _ := serve(t, door.Config{Target: target(t, func(c *net.TCPConn) {
 		all, err := io.ReadAll(c)
 		if err == nil {
-			c.Write(all)
+			_, _ = c.Write(all)
 		}
 	})})
 	sent := make([]byte, 8<<20)
-	rand.Read(sent)
+	_, _ = rand.Read(sent)
 	c := connect(t, d)
 	go func() {
-		c.Write(sent)
-		c.CloseWrite()
+		_, _ = c.Write(sent)
+		_ = c.CloseWrite()
 	}()
 	got, err := io.ReadAll(c)
 	if err != nil || !bytes.Equal(got, sent) {
@@ -110,8 +111,8 @@ func TestHalfClose(t *testing.T) {
 func TestHalfCloseByTarget(t *testing.T) {
 	heard := make(chan string, 1)
 	d, _ := serve(t, door.Config{Target: target(t, func(c *net.TCPConn) {
-		c.Write([]byte("bye"))
-		c.CloseWrite()
+		_, _ = c.Write([]byte("bye"))
+		_ = c.CloseWrite()
 		all, _ := io.ReadAll(c)
 		heard <- string(all)
 	})})
@@ -122,7 +123,7 @@ func TestHalfCloseByTarget(t *testing.T) {
 	if _, err := c.Write([]byte("still here")); err != nil {
 		t.Fatal(err)
 	}
-	c.CloseWrite()
+	_ = c.CloseWrite()
 	if got := <-heard; got != "still here" {
 		t.Errorf("target heard %q", got)
 	}
@@ -130,8 +131,8 @@ func TestHalfCloseByTarget(t *testing.T) {
 
 func TestResets(t *testing.T) {
 	resetting := target(t, func(c *net.TCPConn) {
-		io.ReadFull(c, make([]byte, 1))
-		c.SetLinger(0)
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		_ = c.SetLinger(0)
 	})
 	refused := target(t, func(*net.TCPConn) {})
 	for name, c := range map[string]door.Config{
@@ -149,7 +150,7 @@ func TestResets(t *testing.T) {
 			c, err := net.Dial("tcp4", d.Addr().String())
 			if err == nil { // else the reset came while connecting
 				defer c.Close()
-				c.Write([]byte("x"))
+				_, _ = c.Write([]byte("x"))
 				_, err = c.Read(make([]byte, 1))
 			}
 			if !errors.Is(err, syscall.ECONNRESET) {
@@ -162,7 +163,7 @@ func TestResets(t *testing.T) {
 func TestClientResetReachesTarget(t *testing.T) {
 	got := make(chan error, 1)
 	d, _ := serve(t, door.Config{Target: target(t, func(c *net.TCPConn) {
-		c.Write([]byte("x"))
+		_, _ = c.Write([]byte("x"))
 		_, err := c.Read(make([]byte, 1))
 		got <- err
 	})})
@@ -170,8 +171,8 @@ func TestClientResetReachesTarget(t *testing.T) {
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	c.SetLinger(0)
-	c.Close()
+	_ = c.SetLinger(0)
+	_ = c.Close()
 	if err := <-got; !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("target got %v, want a reset", err)
 	}
@@ -183,18 +184,18 @@ func TestBound(t *testing.T) {
 		if now := open.Add(1); now > most.Load() {
 			most.Store(now)
 		}
-		io.Copy(c, c)
+		_, _ = io.Copy(c, c)
 		open.Add(-1)
 	})})
 	var clients sync.WaitGroup
 	for range 20 {
 		c := connect(t, d)
 		clients.Go(func() {
-			c.Write([]byte("x"))
+			_, _ = c.Write([]byte("x"))
 			if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 				t.Error(err)
 			}
-			c.Close()
+			_ = c.Close()
 		})
 	}
 	clients.Wait()
@@ -204,27 +205,37 @@ func TestBound(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
-	d, stop := serve(t, door.Config{Target: target(t, func(c *net.TCPConn) { io.Copy(c, c) })})
+	d, stop := serve(t, door.Config{Target: target(t, func(c *net.TCPConn) { _, _ = io.Copy(c, c) })})
+	began, ended := make(chan struct{}), make(chan struct{})
 	dialing, stopDialing := serve(t, door.Config{Target: anyPort, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		close(began)
 		<-ctx.Done()
+		<-time.After(50 * time.Millisecond)
+		close(ended)
 		return nil, ctx.Err()
 	}})
 	clients := []*net.TCPConn{connect(t, d), connect(t, d), connect(t, dialing)}
 	for _, c := range clients[:2] {
-		c.Write([]byte("x"))
+		_, _ = c.Write([]byte("x"))
 		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
 	}
+	<-began
 	stop()
 	stopDialing()
+	select {
+	case <-ended:
+	default:
+		t.Error("Serve returned before a connection had ended")
+	}
 	for _, c := range clients {
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("client reads %v, want a reset", err)
 		}
 	}
 	if c, err := net.Dial("tcp4", d.Addr().String()); err == nil {
-		c.Close()
+		_ = c.Close()
 		t.Error("the door is still open")
 	}
 }

@@ -18,9 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"antipode.example/regions/netns"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"antipode.example/regions/netns"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -66,7 +67,7 @@ func TestCreateListDelete(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { ns.Close() })
+		t.Cleanup(func() { _ = ns.Close() })
 		if devices, err := ns.Devices(); err != nil || !slices.Contains(devices, "lo") || slices.Contains(devices, "eth0") {
 			t.Errorf("devices %v, %v, want lo and none of the host's", devices, err)
 		}
@@ -281,7 +282,7 @@ func TestStart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	stdin.Close()
+	_ = stdin.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the process ended with %v", err)
 	}
@@ -300,7 +301,7 @@ func TestTUN(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tun.Close()
+	t.Cleanup(func() { _ = tun.Close() })
 	if _, err := ns.OpenTUN("wan0", 1500); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("OpenTUN of a device that is there: %v", err)
 	}
@@ -383,11 +384,11 @@ func TestUnsupported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("/tmp", "antipodetest")
+	dir, err := os.MkdirTemp("", "antipodetest") //nolint:usetesting // the parent of t.TempDir is closed to nobody
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	bin := filepath.Join(dir, "test")
 	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(bin, data, 0o755)); err != nil {
 		t.Fatal(err)

@@ -11,9 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"antipode.example/regions/topology"
 	"antipode.example/regions/wan"
-	"go.uber.org/goleak"
 )
 
 // The ends of benchmarks are processes of their own, so that the CPU time of this process is that of the WAN.
@@ -52,11 +53,11 @@ func peer(role, addr string) error {
 			go func() {
 				defer c.Close()
 				if role == "echo" {
-					io.Copy(c, c)
+					_, _ = io.Copy(c, c)
 					return
 				}
-				io.Copy(io.Discard, c)
-				c.Write([]byte{1})
+				_, _ = io.Copy(io.Discard, c)
+				_, _ = c.Write([]byte{1})
 			}()
 		}
 	}()
@@ -101,7 +102,7 @@ func (l *lab) serve(region, role, addr string) {
 	l.must(err)
 	l.must(l.Namespace(region).Start(cmd))
 	l.Cleanup(func() {
-		stdin.Close()
+		_ = stdin.Close()
 		if err := cmd.Wait(); err != nil {
 			l.Error(err)
 		}

@@ -16,12 +16,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"antipode.example/regions/door"
 	"antipode.example/regions/netns"
 	"antipode.example/regions/network"
 	"antipode.example/regions/topology"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // Labs have the same addresses inside and never meet.
@@ -30,7 +31,7 @@ func TestLabsSideBySide(t *testing.T) {
 	var labs []*lab
 	for i := range n {
 		l := up(t, "two")
-		l.listen(west, westA+":8080", func(c net.Conn) { c.Write([]byte{byte(i)}) })
+		l.listen(west, westA+":8080", func(c net.Conn) { _, _ = c.Write([]byte{byte(i)}) })
 		labs = append(labs, l)
 	}
 	var wg sync.WaitGroup
@@ -140,7 +141,7 @@ func TestGarbage(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		defer unix.Close(fd)
+		defer func() { _ = unix.Close(fd) }()
 		random := rand.New(rand.NewPCG(1, 1))
 		for i := range n {
 			p := make([]byte, 1+random.IntN(1500))
@@ -187,8 +188,8 @@ func TestTakeOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		stdin.Close()
-		cmd.Wait()
+		_ = stdin.Close()
+		_ = cmd.Wait()
 		removed(t, name)
 	})
 	if err := first.Close(); err != nil { // as the end of the process would
@@ -270,7 +271,7 @@ func TestDoor(t *testing.T) {
 	l := up(t, "two")
 	l.listen(west, "198.18.2.1:8080", func(c net.Conn) {
 		from, _, _ := net.SplitHostPort(c.RemoteAddr().String())
-		c.Write([]byte(from + "\n"))
+		_, _ = c.Write([]byte(from + "\n"))
 		echo(c)
 	})
 	d, err := door.Open(t.Context(), door.Config{
@@ -286,7 +287,7 @@ func TestDoor(t *testing.T) {
 	conn, err := net.Dial("tcp4", d.Addr().String())
 	l.must(err)
 	c := conn.(*net.TCPConn)
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	l.must(c.SetDeadline(time.Now().Add(patience)))
 	if _, err := c.Write([]byte("hello")); err != nil {
 		t.Fatal(err)

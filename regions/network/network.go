@@ -16,10 +16,11 @@ import (
 	"net/netip"
 	"regexp"
 
+	"golang.org/x/sys/unix"
+
 	"antipode.example/regions/netns"
 	"antipode.example/regions/topology"
 	"antipode.example/regions/wan"
-	"golang.org/x/sys/unix"
 )
 
 const (

@@ -66,7 +66,7 @@ func up(t testing.TB, topologyName string) *lab {
 	t.Helper()
 	name := labName(t)
 	l := &lab{TB: t, Network: create(t, name, topologyName)}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()
 	t.Cleanup(func() {
@@ -111,7 +111,7 @@ func removed(t testing.TB, name string) {
 // listen serves every connection in a region with handle.
 func (l *lab) listen(region, address string, handle func(net.Conn)) {
 	l.Helper()
-	ln, err := l.Namespace(region).Listen(context.Background(), "tcp4", address)
+	ln, err := l.Namespace(region).Listen(l.Context(), "tcp4", address)
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -137,14 +137,14 @@ func (l *lab) listen(region, address string, handle func(net.Conn)) {
 		ln.Close()
 		mu.Lock()
 		for _, c := range conns {
-			c.Close()
+			_ = c.Close()
 		}
 		mu.Unlock()
 		serving.Wait()
 	})
 }
 
-func echo(c net.Conn) { io.Copy(c, c) }
+func echo(c net.Conn) { _, _ = io.Copy(c, c) }
 
 func (l *lab) dial(namespace, from, to string) net.Conn {
 	l.Helper()
@@ -153,11 +153,11 @@ func (l *lab) dial(namespace, from, to string) net.Conn {
 		network, to = "udp4", strings.TrimPrefix(to, "udp:")
 	}
 	d := netns.Dialer{Namespace: l.Namespace(namespace), From: netip.MustParseAddr(from), Timeout: patience}
-	c, err := d.DialContext(context.Background(), network, to)
+	c, err := d.DialContext(l.Context(), network, to)
 	if err != nil {
 		l.Fatal(err)
 	}
-	l.Cleanup(func() { c.Close() })
+	l.Cleanup(func() { _ = c.Close() })
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		l.Fatal(err)
 	}
@@ -166,11 +166,11 @@ func (l *lab) dial(namespace, from, to string) net.Conn {
 
 func (l *lab) listenUDP(region, address string) net.PacketConn {
 	l.Helper()
-	c, err := l.Namespace(region).ListenPacket(context.Background(), "udp4", address)
+	c, err := l.Namespace(region).ListenPacket(l.Context(), "udp4", address)
 	if err != nil {
 		l.Fatal(err)
 	}
-	l.Cleanup(func() { c.Close() })
+	l.Cleanup(func() { _ = c.Close() })
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		l.Fatal(err)
 	}
@@ -239,7 +239,7 @@ func TestRoundTrip(t *testing.T) {
 			if err != nil {
 				return
 			}
-			server.WriteTo(buf[:n], from)
+			_, _ = server.WriteTo(buf[:n], from)
 		}
 	}()
 	around(t, "UDP", l.roundTrips(l.dial(east, eastA, "udp:"+westA+":53"), 30), rtt)
@@ -268,7 +268,7 @@ func (l *lab) stream(n, size int, pause time.Duration) []int {
 		defer tick.Stop()
 		for i := range n {
 			binary.BigEndian.PutUint32(p, uint32(i))
-			client.Write(p)
+			_, _ = client.Write(p)
 			if i%10 == 9 {
 				<-tick.C
 			}
@@ -278,7 +278,7 @@ func (l *lab) stream(n, size int, pause time.Duration) []int {
 	var got []int
 	buf := make([]byte, 1500)
 	for {
-		server.SetReadDeadline(time.Now().Add(100 * ms))
+		_ = server.SetReadDeadline(time.Now().Add(100 * ms))
 		_, _, err := server.ReadFrom(buf)
 		if err == nil {
 			got = append(got, int(binary.BigEndian.Uint32(buf)))
@@ -337,7 +337,7 @@ func TestRate(t *testing.T) {
 	l.must(l.WAN().Set(wan.Params{Delay: 5 * ms, Rate: rate}, eastWest))
 	l.listen(west, westA+":8080", func(c net.Conn) {
 		n, _ := io.Copy(io.Discard, c)
-		binary.Write(c, binary.BigEndian, n)
+		_ = binary.Write(c, binary.BigEndian, n)
 	})
 	c := l.dial(east, eastA, westA+":8080")
 	start := time.Now()
@@ -377,17 +377,17 @@ func TestOneWayCutIsSilent(t *testing.T) {
 		t.Errorf("Dial of a closed port across a cut: %v, want silence", err)
 	}
 	there, back := l.dial(east, eastA, "udp:"+westA+":7000"), l.dial(west, westA, "udp:"+eastA+":7000")
-	there.Write([]byte("there"))
-	back.Write([]byte("back"))
+	_, _ = there.Write([]byte("there"))
+	_, _ = back.Write([]byte("back"))
 	buf := make([]byte, 10)
 	if n, _, err := fromWest.ReadFrom(buf); err != nil || string(buf[:n]) != "back" {
 		t.Errorf("the other direction: %q, %v", buf[:n], err)
 	}
-	fromEast.SetReadDeadline(time.Now().Add(100 * ms))
+	_ = fromEast.SetReadDeadline(time.Now().Add(100 * ms))
 	if n, _, err := fromEast.ReadFrom(buf); !silent(err) {
 		t.Errorf("the cut direction: %q, %v", buf[:n], err)
 	}
-	c.SetReadDeadline(time.Now().Add(10 * ms))
+	_ = c.SetReadDeadline(time.Now().Add(10 * ms))
 	if n, err := c.Read(buf); !silent(err) {
 		t.Errorf("the connection: %d bytes, %v, want silence", n, err)
 	}
@@ -400,7 +400,7 @@ func TestOneWayCutIsSilent(t *testing.T) {
 	}
 
 	l.must(l.WAN().Heal(eastWest))
-	c.SetReadDeadline(time.Now().Add(patience))
+	_ = c.SetReadDeadline(time.Now().Add(patience))
 	if n, err := c.Read(buf); err != nil || n != 1 { // TCP sends what was lost again
 		t.Errorf("after healing: %d bytes, %v", n, err)
 	}

@@ -94,7 +94,7 @@ func (c *core) next() (at time.Time, ok bool) {
 func (c *core) release(now time.Time, early time.Duration, write func(port int, packet []byte) error) {
 	until := now.Add(early)
 	for len(c.due) > 0 && !c.due[0].at.After(until) {
-		p := heap.Pop(&c.due).(*packet) //nolint:errcheck,forcetypeassert // the heap holds nothing else
+		p := heap.Pop(&c.due).(*packet)
 		p.link.inFlight--
 		c.late.add(now.Sub(p.at))
 		if err := write(p.link.to.port, p.buf[:p.size]); err != nil {
@@ -197,7 +197,7 @@ func (h dueHeap) Less(i, j int) bool {
 func (h dueHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 
 func (h *dueHeap) Push(x any) {
-	*h = append(*h, x.(*packet)) //nolint:errcheck,forcetypeassert // only core pushes
+	*h = append(*h, x.(*packet))
 }
 
 func (h *dueHeap) Pop() any {

@@ -8,8 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"antipode.example/regions/topology"
 	"pgregory.net/rapid"
+
+	"antipode.example/regions/topology"
 )
 
 // Whatever is sent, changed, cut and healed: no packet is lost without being counted, none arrives after a cut, before its

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -142,12 +143,14 @@ func inBubble(t *testing.T, table Table, fn func(w *world)) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- wan.run(ctx, w.net) }()
+		defer func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}()
 		synctest.Wait()
 		fn(w)
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
 	})
 }
 
@@ -188,6 +191,21 @@ func TestRunDelaysEachDirection(t *testing.T) {
 		w.send(portWorld, "y", "a", 4)
 		w.pass(time.Second)
 		w.expect(arrival{portWorld, 3 * ms, 3}, arrival{portB, 40 * ms, 1}, arrival{portA, 51 * ms, 4}, arrival{portC, 65 * ms, 2})
+	})
+}
+
+// A packet that is due soon after another doesn't go with it.
+func TestRunIsPunctual(t *testing.T) {
+	inBubble(t, testTable(), func(w *world) {
+		w.send(portA, "a", "b", 1)
+		w.pass(ms / 10)
+		w.send(portA, "a", "b", 2)
+		w.pass(time.Second)
+		w.expect(arrival{portB, 40 * ms, 1}, arrival{portB, 40*ms + ms/10, 2})
+		late := w.Snapshot().Lateness
+		if want := (Lateness{Packets: 2}); late != want {
+			w.Errorf("lateness %+v, want %+v", late, want)
+		}
 	})
 }
 
@@ -385,6 +403,25 @@ func TestRunBoundsPacketsUnderWay(t *testing.T) {
 	}
 	if l.InFlight != maxLinkPackets || l.Counters.DroppedQueue != 10 {
 		t.Errorf("%d under way, %d dropped, want %d and 10", l.InFlight, l.Counters.DroppedQueue, maxLinkPackets)
+	}
+}
+
+// What one direction loses says nothing of what another does, and another seed loses other packets.
+func TestChanceOfEachDirectionIsItsOwn(t *testing.T) {
+	fates := map[string]bool{}
+	for _, seed := range []uint64{1, 2} {
+		for _, pair := range []Pair{{"a", "b"}, {"b", "a"}, {"a", "c"}} {
+			s := NewSchedule(Params{Loss: 0.5}, seedOf(seed, pair))
+			var fate strings.Builder
+			for range 64 {
+				_, v := s.Next(bubbleStart, 100)
+				fmt.Fprint(&fate, v)
+			}
+			if fates[fate.String()] {
+				t.Errorf("seed %d, %v: the same packets are lost as elsewhere", seed, pair)
+			}
+			fates[fate.String()] = true
+		}
 	}
 }
 
