@@ -215,6 +215,13 @@ func (a *applier) entries(f *field) error {
 	}
 	keys := maps.Clone(olds)
 	maps.Copy(keys, news)
+	for text := range a.keys[f.path] { // named keys that are not there are removed explicitly
+		k, err := parseMapKey(f.desc.MapKey(), text)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		keys[encodeScalar(f.desc.MapKey(), k.Value())] = cell{}
+	}
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		k, err := decodeMapKey(f.desc.MapKey(), key)
 		if err != nil {

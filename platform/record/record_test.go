@@ -318,6 +318,21 @@ func TestTouched(t *testing.T) {
 	}
 }
 
+// Naming a key that is not there removes it explicitly, against a concurrent write of it.
+func TestRemovingWhatIsNotThere(t *testing.T) {
+	r := registry(t)
+	e, w := newHolder(t, r, east), newHolder(t, r, west)
+	e.write(10, "labels", map[any]any{"k": "v"}, "points", map[any]any{int32(-1): "p"})
+	w.apply(w.tick(20), nil, "labels.k", "points.-1")
+	merge(t, e, w)
+	if labels, points := e.get("labels"), e.get("points"); labels != nil || points != nil {
+		t.Errorf("labels are %v, points %v", labels, points)
+	}
+	if _, err := r.Apply(e.Record, theID, e.message(), e.tick(30), "points.x"); !errors.Is(err, record.ErrRefused) {
+		t.Errorf("a key that is no number: %v, want %v", err, record.ErrRefused)
+	}
+}
+
 func TestApplyRefuses(t *testing.T) {
 	r := registry(t)
 	e := newHolder(t, r, east)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -275,6 +276,40 @@ func scalar(kind protoreflect.Kind, b []byte) (protoreflect.Value, bool) {
 	default:
 		return protoreflect.Value{}, false
 	}
+}
+
+// parseMapKey reads what MapKey.String writes.
+func parseMapKey(fd protoreflect.FieldDescriptor, text string) (protoreflect.MapKey, error) {
+	var v protoreflect.Value
+	var err error
+	switch fd.Kind() {
+	case protoreflect.StringKind:
+		v = protoreflect.ValueOfString(text)
+	case protoreflect.BoolKind:
+		var b bool
+		b, err = strconv.ParseBool(text)
+		v = protoreflect.ValueOfBool(b)
+	case protoreflect.Int32Kind, protoreflect.Sint32Kind, protoreflect.Sfixed32Kind:
+		var n int64
+		n, err = strconv.ParseInt(text, 10, 32)
+		v = protoreflect.ValueOfInt32(int32(n))
+	case protoreflect.Uint32Kind, protoreflect.Fixed32Kind:
+		var n uint64
+		n, err = strconv.ParseUint(text, 10, 32)
+		v = protoreflect.ValueOfUint32(uint32(n))
+	case protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
+		var n uint64
+		n, err = strconv.ParseUint(text, 10, 64)
+		v = protoreflect.ValueOfUint64(n)
+	default:
+		var n int64
+		n, err = strconv.ParseInt(text, 10, 64)
+		v = protoreflect.ValueOfInt64(n)
+	}
+	if err != nil {
+		return protoreflect.MapKey{}, fmt.Errorf("%q is no key of %s: %w", text, fd.FullName(), err)
+	}
+	return v.MapKey(), nil
 }
 
 func decodeMapKey(fd protoreflect.FieldDescriptor, key string) (protoreflect.MapKey, error) {
