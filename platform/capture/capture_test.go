@@ -137,7 +137,7 @@ func start(t *testing.T, db *pgtest.Database, etcd *leasetest.Server, owner stri
 	t.Helper()
 	slot := "slot_" + db.Name
 	cfg := capture.Config{
-		Service: "user", Shard: "s1", Slot: slot, Publisher: p, Leases: etcd.Leases(t, owner),
+		Service: "user", Shard: "s1", Slot: slot, Publisher: p, Leases: etcd.Leases(t, "", owner),
 		Database: pg.Config{Nodes: []string{db.Addr}, Database: db.Name, User: db.User},
 		Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)).With("owner", owner), Meter: noop.Meter{},
 	}

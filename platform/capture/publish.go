@@ -18,6 +18,8 @@ const (
 	maxBatchBytes = 8 << 20
 	// queryTimeout bounds one question to the primary.
 	queryTimeout = 3 * time.Second
+	// quietAttempts is one attempt in how many is logged while Kafka does not acknowledge.
+	quietAttempts = 30
 )
 
 // publish publishes what the bound allows, batch after batch, in commit order. A batch that fails is repeated before anything else is
@@ -105,7 +107,8 @@ func (c *Capture) publishBatch(ctx context.Context, batch []transaction) error {
 		c.config.OnEvents(ctx, events)
 	}
 	const shortest, longest = 20 * time.Millisecond, time.Second
-	for pause := shortest; ; pause = min(2*pause, longest) {
+	pause := shortest
+	for attempt := 0; ; attempt++ {
 		err := c.config.Publisher.Publish(ctx, messages)
 		if err == nil {
 			break
@@ -114,12 +117,15 @@ func (c *Capture) publishBatch(ctx context.Context, batch []transaction) error {
 			return err
 		}
 		c.metrics.publishErrors.Add(ctx, 1, c.metrics.attributes)
-		c.logger.WarnContext(ctx, "events may not be published yet; publishing them again", "messages", len(messages), "error", err)
+		if attempt%quietAttempts == 0 {
+			c.logger.WarnContext(ctx, "events may not be published yet; publishing them again", "messages", len(messages), "attempts", attempt+1, "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(pause):
 		}
+		pause = min(2*pause, longest)
 	}
 	c.metrics.events.Add(ctx, int64(len(events)), c.metrics.attributes)
 	c.metrics.heartbeats.Add(ctx, int64(len(messages)-len(events)), c.metrics.attributes)

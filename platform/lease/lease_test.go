@@ -62,7 +62,7 @@ func TestOneHolds(t *testing.T) {
 	s := leasetest.Start(t)
 	var workers []*worker
 	for i := range 3 {
-		workers = append(workers, run(t, s.Leases(t, fmt.Sprint(i)), "x"))
+		workers = append(workers, run(t, s.Leases(t, "", fmt.Sprint(i)), "x"))
 	}
 	for len(workers) > 0 {
 		var holder int
@@ -83,7 +83,7 @@ func TestOneHolds(t *testing.T) {
 // Losing etcd stops no work. A holder that comes back to its own key goes on without a break.
 func TestWorkGoesOnWithoutEtcd(t *testing.T) {
 	s := leasetest.Start(t)
-	w := run(t, s.Leases(t, "a"), "x")
+	w := run(t, s.Leases(t, "", "a"), "x")
 	eventually(t, "a holds the lease", func() bool { return w.working.Load() > 0 })
 	s.Stop()
 	eventually(t, "the lease is not confirmed", func() bool { return !w.held.Load().Confirmed() })
@@ -97,10 +97,10 @@ func TestWorkGoesOnWithoutEtcd(t *testing.T) {
 // A process that dies without a word is followed within the TTL; when it comes back to life it stops working.
 func TestDeadHolderIsFollowed(t *testing.T) {
 	s := leasetest.Start(t)
-	first := s.Leases(t, "a")
+	first := s.Leases(t, "", "a")
 	a := run(t, first, "x")
 	eventually(t, "a holds the lease", func() bool { return a.working.Load() > 0 })
-	b := run(t, s.Leases(t, "b"), "x")
+	b := run(t, s.Leases(t, "", "b"), "x")
 	resume := lease.Suspend(first)
 	eventually(t, "b holds the lease", func() bool { return b.working.Load() > 0 })
 	if a.held.Load().Confirmed() {
@@ -112,7 +112,7 @@ func TestDeadHolderIsFollowed(t *testing.T) {
 
 func TestWorkThatEndsIsStartedAgain(t *testing.T) {
 	s := leasetest.Start(t)
-	l := s.Leases(t, "a")
+	l := s.Leases(t, "", "a")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var starts atomic.Int32
@@ -148,7 +148,7 @@ func TestDivide(t *testing.T) {
 		return all, most
 	}
 	join := func(owner string) (leave func()) {
-		l := s.Leases(t, owner)
+		l := s.Leases(t, "", owner)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {

@@ -62,11 +62,11 @@ func (s *Server) Stop() {
 	}
 }
 
-// Leases opens a client for one more process of the region. The caller closes it, or leaves that to the end of the test.
-func (s *Server) Leases(tb testing.TB, owner string) *lease.Leases {
+// Leases opens a client for one more process of a region, whose name is free when there is only one. The caller closes it, or leaves that to the end of the test.
+func (s *Server) Leases(tb testing.TB, region, owner string) *lease.Leases {
 	tb.Helper()
 	l, err := lease.Open(lease.Config{
-		Endpoints: []string{s.Endpoint}, Prefix: "/antipode/test/", Owner: owner, TTL: time.Second, Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
+		Endpoints: []string{s.Endpoint}, Prefix: "/antipode/test/" + region + "/", Owner: owner, TTL: time.Second, Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	})
 	if err != nil {
 		tb.Fatal(err)

@@ -1,0 +1,451 @@
+package replicate_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	recordv1 "antipode.example/api/gen/antipode/record/v1"
+	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/platform/id"
+	"antipode.example/platform/kafka"
+	"antipode.example/platform/replicate"
+)
+
+// Three regions write the same users at once, with a broker that is killed meanwhile; they end up the same.
+func TestRegionsConverge(t *testing.T) {
+	w := newWorld(t, 2, 1, 1)
+	w.run(t)
+	var users []id.ID
+	for range 12 {
+		users = append(users, newUser(t))
+	}
+	const writers, each = 3, 60
+	half := make(chan struct{})
+	var once sync.Once
+	var wg sync.WaitGroup
+	for _, r := range w.regions {
+		for n := range writers {
+			wg.Go(func() {
+				for i := range each {
+					if i == each/2 {
+						once.Do(func() { close(half) })
+					}
+					user := users[(n*5+i)%len(users)]
+					_, err := r.set(t.Context(), user, "title", fmt.Sprintf("%s %d %d", r.name, n, i), "count", int64(i),
+						"phones", []any{fmt.Sprintf("+%d%d", n, i%4)})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+	}
+	<-half
+	w.broker.Kill()
+	if err := w.broker.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	eventually(t, "the regions are the same", func() bool { return w.same(t) })
+	for _, r := range w.regions {
+		if n := r.parked(t); n != 0 {
+			t.Errorf("%s has %d parked events", r.name, n)
+		}
+		if _, ok := r.applied.Load(users[0]); !ok {
+			t.Errorf("the cache of %s was not told", r.name)
+		}
+		var lag *replicationv1.LagResponse
+		t.Cleanup(func() { t.Log(lag) })
+		eventually(t, "lag is known for every shard of the others", func() bool {
+			var err error
+			lag, err = r.server.Lag(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := 2
+			if r.number != 1 {
+				want = 3
+			}
+			return len(lag.GetShards()) == want && lag.GetEventsApplied() > 0 &&
+				!slices.ContainsFunc(lag.GetShards(), func(s *replicationv1.ShardLag) bool { return s.GetLagMs() > 30_000 || s.GetSilentMs() > 30_000 })
+		})
+		for _, p := range r.replicator.Peers() {
+			if p.Silent || p.Clock.At.IsZero() || p.Clock.Offset.Abs() > time.Second {
+				t.Errorf("%s thinks of another region: %+v", r.name, p)
+			}
+		}
+	}
+}
+
+// What can never be applied goes to the dead letters, with where it came from; what comes after it is applied.
+func TestPoisonGoesToTheDeadLetters(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	w.run(t)
+	a, b := w.regions[0], w.regions[1]
+	user, victim := newUser(t), newUser(t)
+	a.mustSet(t, user, "title", "one")
+	eventually(t, "the first write arrives", func() bool { return b.title(t, user) == "one" })
+
+	// An envelope that is none; one that is empty; an event that no correct replica sends, between two good ones.
+	garbage := kafka.Message{Key: user[:], Value: []byte{0xff, 1, 2}}
+	empty, err := proto.Marshal(&replicationv1.Envelope{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong, err := proto.Marshal(&replicationv1.Envelope{Payload: &replicationv1.Envelope_Event{Event: &replicationv1.Event{
+		Service: "sample", UserId: user[:], Slot: uint32(user.Slot()), Dot: &recordv1.Dot{Replica: 1 << 16, N: 9},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []kafka.Message{garbage, {Key: user[:], Value: empty}, {Key: user[:], Value: wrong}} {
+		if err := w.cluster.Producer(a.topic).Publish(t.Context(), []kafka.Message{m}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.mustSet(t, user, "title", "two")
+	a.mustSet(t, victim, "title", "three")
+	eventually(t, "the writes after it arrive", func() bool { return b.title(t, user) == "two" && b.title(t, victim) == "three" })
+
+	letters := read(t, w.cluster, b.topic+".dlq", 3)
+	for i, value := range [][]byte{garbage.Value, empty, wrong} {
+		h := make(map[string]string)
+		for _, one := range letters[i].Headers {
+			h[one.Key] = string(one.Value)
+		}
+		partition, err := strconv.Atoi(h[replicate.HeaderPartition])
+		if err != nil {
+			t.Fatalf("headers are %v", h)
+		}
+		offset, err := strconv.ParseInt(h[replicate.HeaderOffset], 10, 64)
+		if err != nil {
+			t.Fatalf("headers are %v", h)
+		}
+		if string(letters[i].Value) != string(value) || h[replicate.HeaderTopic] != a.topic || h[replicate.HeaderRegion] != a.name || h[replicate.HeaderError] == "" {
+			t.Errorf("letter %d is %q with headers %v", i, letters[i].Value, h)
+		}
+		if got := readAt(t, w.cluster, a.topic, partition, offset); string(got.Value) != string(value) {
+			t.Errorf("at the letter's offset stands %q", got.Value)
+		}
+	}
+}
+
+func read(t *testing.T, c *kafka.Cluster, topic string, n int) []kafka.Message {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	r := c.Reader(ctx, topic, 0, 0, kafka.ReaderOptions{})
+	defer r.Close()
+	var got []kafka.Message
+	for len(got) < n {
+		b, err := r.Next(ctx)
+		if err != nil {
+			t.Fatalf("read %s after %d messages: %v", topic, len(got), err)
+		}
+		got = append(got, b.Messages...)
+	}
+	return got
+}
+
+func readAt(t *testing.T, c *kafka.Cluster, topic string, partition int, offset int64) kafka.Message {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	r := c.Reader(ctx, topic, partition, offset, kafka.ReaderOptions{})
+	defer r.Close()
+	b, err := r.Next(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.Messages[0]
+}
+
+// An event whose predecessors were lost with a replication slot is parked, and its user fetched; while the origin cannot be asked it stays parked.
+func TestMissingDependencyIsFetched(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	w.run(t)
+	a, b := w.regions[0], w.regions[1]
+	seen := newUser(t)
+	a.mustSet(t, seen, "title", "one")
+	eventually(t, "the first write arrives", func() bool { return b.title(t, seen) == "one" })
+	eventually(t, "the comparisons at the start are over", func() bool { return len(b.log.all()) >= 1 })
+
+	a.stopCapture()
+	user := newUser(t)
+	a.mustSet(t, user, "title", "lost 1", "count", int64(1))
+	a.mustSet(t, user, "title", "lost 2", "count", int64(2))
+	a.dropSlots(t)
+	a.stopServer()
+	a.capture(t)
+	a.mustSet(t, user, "title", "three", "count", int64(3))
+	a.mustSet(t, user, "title", "four", "count", int64(4))
+	eventually(t, "the events are parked", func() bool { return b.parked(t) == 2 })
+	if got := b.title(t, user); got != "" {
+		t.Fatalf("the user is %q, although the first writes are missing", got)
+	}
+	a.serve(t)
+	eventually(t, "the user is whole", func() bool { return b.title(t, user) == "four" && b.parked(t) == 0 && w.same(t) })
+}
+
+// A topic that is made anew is noticed, whether it is shorter or longer than where the reader was, running or not; what is not in it is fetched.
+func TestLogMadeAnew(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		running bool
+		outgrow bool
+		reasons []string
+	}{
+		{"shorter, while reading", true, false, []string{"jump", "new log"}},
+		{"longer, while reading", true, true, []string{"jump", "new log"}},
+		{"shorter, while stopped", false, false, []string{"jump", "new log", "start"}},
+		{"longer, while stopped", false, true, []string{"news below the position", "start"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, 1, 1)
+			w.run(t)
+			a, b := w.regions[0], w.regions[1]
+			var users []id.ID
+			for i := range 30 {
+				users = append(users, newUser(t))
+				a.mustSet(t, users[i], "title", "old")
+			}
+			eventually(t, "the writes arrive", func() bool { return w.same(t) })
+			eventually(t, "the positions are stored", func() bool {
+				_, ok, err := b.Next(t.Context(), fmt.Sprintf("%s/%s/%s", a.name, a.topic, clusterID(t, w)), 0)
+				return err == nil && ok
+			})
+			if !c.running {
+				b.stopReplicate()
+				b.stopServer()
+			}
+			before := len(b.log.all())
+			a.stopCapture()
+			lost := newUser(t)
+			a.mustSet(t, lost, "title", "lost")
+			a.dropSlots(t)
+			if err := w.cluster.DeleteTopic(t.Context(), a.topic); err != nil {
+				t.Fatal(err)
+			}
+			a.makeTopic(t, a.topic, partitions)
+			n := 2
+			if c.outgrow {
+				n = 90
+			}
+			if c.outgrow && c.running {
+				// The whole log is there before the reader looks, as after a long cut.
+				fill(t, w, a, 60)
+			}
+			a.capture(t)
+			for i := range n {
+				user := newUser(t)
+				users = append(users, user)
+				a.mustSet(t, user, "title", "new "+strconv.Itoa(i))
+			}
+			if !c.running {
+				eventually(t, "the new log is long enough", func() bool {
+					for p := range partitions {
+						_, next, err := w.cluster.Offsets(t.Context(), a.topic, p)
+						if err != nil || c.outgrow && next < 40 {
+							return false
+						}
+					}
+					return true
+				})
+				b.replicate(t)
+				b.serve(t)
+			}
+			eventually(t, "the regions are the same", func() bool { return w.same(t) })
+			var got []string
+			eventually(t, "the reason is one of "+fmt.Sprint(c.reasons), func() bool {
+				got = b.log.all()[before:]
+				return slices.ContainsFunc(got, func(r string) bool { return slices.Contains(c.reasons, r) })
+			})
+			t.Log(got)
+			user := newUser(t)
+			a.mustSet(t, user, "title", "after")
+			eventually(t, "reading goes on", func() bool { return b.title(t, user) == "after" })
+		})
+	}
+}
+
+// fill puts heartbeats into every partition.
+func fill(t *testing.T, w *world, r *region, n int) {
+	t.Helper()
+	value, err := proto.Marshal(&replicationv1.Envelope{Payload: &replicationv1.Envelope_Heartbeat{Heartbeat: &replicationv1.Heartbeat{
+		Shard: "s1", Replica: 1<<16 | 1, CommitUnixMs: time.Now().UnixMilli(),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := slices.Repeat([]kafka.Message{{Value: value, EveryPartition: true}}, n)
+	if err := w.cluster.Producer(r.topic).Publish(t.Context(), list); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func clusterID(t *testing.T, w *world) string {
+	t.Helper()
+	d, err := w.cluster.Describe(t.Context(), "none")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.ClusterID
+}
+
+// What of a silent region has reached one of the others reaches all of them.
+func TestSurvivorsExchangeWhatASilentRegionLeft(t *testing.T) {
+	w := newWorld(t, 1, 1, 1)
+	a, b, c := w.regions[0], w.regions[1], w.regions[2]
+	c.options = append(c.options, func(cfg *replicate.Config) {
+		for i := range cfg.Peers {
+			if cfg.Peers[i].Region == a.name {
+				cfg.Peers[i].Brokers = []string{"127.0.0.1:1"} // cut off from a's log
+			}
+		}
+		cfg.SilentAfter, cfg.ExchangeEvery = time.Second, time.Second
+	})
+	w.run(t)
+	eventually(t, "the comparisons at the start are over", func() bool { return len(c.log.all()) >= 2 })
+	user := newUser(t)
+	a.mustSet(t, user, "title", "last words")
+	eventually(t, "b has it", func() bool { return b.title(t, user) == "last words" })
+	a.stopServer()
+	a.stopCapture()
+	eventually(t, "c has it too", func() bool { return c.title(t, user) == "last words" })
+}
+
+func TestAwaitRemote(t *testing.T) {
+	w := newWorld(t, 1, 1, 1)
+	w.run(t)
+	a := w.regions[0]
+	user := newUser(t)
+	written := a.mustSet(t, user, "title", "durable")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	region, err := a.replicator.AwaitRemote(ctx, user, written.Vector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range w.regions {
+		if r.name == region && r.title(t, user) != "durable" {
+			t.Errorf("%s answered and does not have it", region)
+		}
+	}
+	a.stopCapture()
+	written = a.mustSet(t, user, "title", "not published")
+	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if region, err := a.replicator.AwaitRemote(short, user, written.Vector); !errors.Is(err, replicate.ErrNotCovered) {
+		t.Fatalf("got %q, %v for a write that was not published", region, err)
+	}
+}
+
+// Copies that differ under equal vectors are found and named.
+func TestDivergenceIsReported(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	w.run(t)
+	a, b := w.regions[0], w.regions[1]
+	user := newUser(t)
+	a.mustSet(t, user, "title", "one")
+	eventually(t, "the regions are the same", func() bool { return w.same(t) })
+	if _, err := b.dbs[0].Pool.Exec(t.Context(), "delete from records where user_id = $1", [16]byte(user)); err != nil {
+		t.Fatal(err)
+	}
+	res, err := b.server.Reconcile(t.Context(), &replicationv1.ReconcileRequest{Region: a.name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(res.GetDiverged()) != 1 || id.ID(res.GetDiverged()[0]) != user || res.GetSlots() != id.Slots || res.GetSlotsDiffering() != 1 {
+		t.Fatalf("got %v", res)
+	}
+}
+
+// Concurrent writes of one field: both regions list the loser, and an operator can have it back.
+func TestConflictIsListedAndRestored(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	w.run(t)
+	a, b := w.regions[0], w.regions[1]
+	user := newUser(t)
+	a.mustSet(t, user, "title", "start")
+	eventually(t, "the first write arrives", func() bool { return b.title(t, user) == "start" })
+	a.stopCapture()
+	b.stopCapture()
+	a.mustSet(t, user, "title", "lost")
+	b.mustSet(t, user, "title", "won")
+	a.capture(t)
+	b.capture(t)
+	eventually(t, "the regions are the same", func() bool { return w.same(t) && a.title(t, user) == "won" })
+
+	var list *replicationv1.ConflictsResponse
+	for _, r := range w.regions {
+		eventually(t, "the conflict is listed", func() bool {
+			var err error
+			if list, err = r.server.Conflicts(t.Context(), &replicationv1.ConflictsRequest{UserId: user[:]}); err != nil {
+				t.Fatal(err)
+			}
+			return len(list.GetEntries()) == 1
+		})
+		if e := list.GetEntries()[0]; e.GetField() != "title" || e.GetLostJson() != `"lost"` || e.GetWonJson() != `"won"` {
+			t.Fatalf("%s lists %v", r.name, e)
+		}
+	}
+	if _, err := b.server.RestoreConflict(t.Context(), &replicationv1.RestoreConflictRequest{UserId: user[:], Name: list.GetEntries()[0].GetName()}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the value is back everywhere", func() bool { return a.title(t, user) == "lost" && b.title(t, user) == "lost" })
+	if _, err := b.server.RestoreConflict(t.Context(), &replicationv1.RestoreConflictRequest{UserId: user[:], Name: "none"}); err == nil {
+		t.Fatal("a conflict that does not exist was restored")
+	}
+}
+
+func TestServerRefusesBadRequests(t *testing.T) {
+	w := newWorld(t, 1)
+	w.run(t)
+	s := w.regions[0].server
+	for name, call := range map[string]func(context.Context) error{
+		"digest of too many slots": func(ctx context.Context) error {
+			_, err := s.Digest(ctx, &replicationv1.DigestRequest{FirstSlot: 4000, Slots: 97})
+			return err
+		},
+		"digest of no slot": func(ctx context.Context) error { _, err := s.Digest(ctx, &replicationv1.DigestRequest{}); return err },
+		"vectors of no slot": func(ctx context.Context) error {
+			_, err := s.Vectors(ctx, &replicationv1.VectorsRequest{Slot: 4096})
+			return err
+		},
+		"vectors after no id": func(ctx context.Context) error {
+			_, err := s.Vectors(ctx, &replicationv1.VectorsRequest{AfterUserId: []byte{1}})
+			return err
+		},
+		"fetch of no id": func(ctx context.Context) error {
+			_, err := s.Fetch(ctx, &replicationv1.FetchRequest{UserIds: [][]byte{{1}}})
+			return err
+		},
+		"fetch of too many": func(ctx context.Context) error {
+			_, err := s.Fetch(ctx, &replicationv1.FetchRequest{UserIds: make([][]byte, 101)})
+			return err
+		},
+		"reconcile with nobody": func(ctx context.Context) error {
+			_, err := s.Reconcile(ctx, &replicationv1.ReconcileRequest{Region: "nowhere"})
+			return err
+		},
+		"forged page token": func(ctx context.Context) error {
+			_, err := s.Conflicts(ctx, &replicationv1.ConflictsRequest{PageToken: "?"})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := call(t.Context()); err == nil {
+				t.Fatal("was accepted")
+			}
+		})
+	}
+}
