@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -157,8 +156,6 @@ func (r *Region) killStrangers(ctx context.Context) error {
 }
 
 func pid() int { return os.Getpid() }
-
-func portText(port uint16) string { return strconv.Itoa(int(port)) }
 
 // connectParams keeps trying a silent region often: people wait for the answer.
 func connectParams() grpc.ConnectParams {

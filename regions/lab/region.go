@@ -88,6 +88,20 @@ func (r *Region) Component(name string) (*proc.Component, error) {
 // start starts everything in the order in which it needs each other, and returns once it is ready.
 func (r *Region) start(ctx context.Context) error {
 	began := time.Now()
+	if err := r.startEngines(ctx); err != nil {
+		return err
+	}
+	if !r.lab.opts.WithoutServices {
+		if err := r.startServices(ctx); err != nil {
+			return err
+		}
+	}
+	r.tell(Event{What: "up", Seconds: time.Since(began).Seconds()})
+	return nil
+}
+
+// startEngines starts what the services need, and the balancer.
+func (r *Region) startEngines(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, name := range []string{engine.EtcdGlobal, engine.Redis, engine.HAProxy, engine.Kafka} {
 		group.Go(func() error { return r.bringUp(ctx, name) })
@@ -105,16 +119,7 @@ func (r *Region) start(ctx context.Context) error {
 		}
 		return nodes.Wait()
 	})
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	if !r.lab.opts.WithoutServices {
-		if err := r.startServices(ctx); err != nil {
-			return err
-		}
-	}
-	r.tell(Event{What: "up", Seconds: time.Since(began).Seconds()})
-	return nil
+	return group.Wait()
 }
 
 // startServices migrates the databases, then starts the instances.

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"antipode.example/regions/lab/engine"
 	"antipode.example/regions/lab/proc"
+	"antipode.example/regions/topology"
 	"antipode.example/regions/wan"
 )
 
@@ -92,7 +94,11 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 		looking.Go(func() { s.Regions[i] = r.status(ctx, all) })
 	}
 	looking.Wait()
+	if !l.started.IsZero() {
+		s.UpSeconds = time.Since(l.started).Seconds()
+	}
 	s.MemoryBytes = proc.PSS(pid())
+	s.CPU, _ = l.usage.of(supervisor, "")
 	for _, r := range s.Regions {
 		s.MemoryBytes += r.MemoryBytes
 		s.CPU += r.CPU
@@ -103,10 +109,14 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 func (r *Region) status(ctx context.Context, all []proc.Process) RegionStatus {
 	s := RegionStatus{
 		Name: r.Topology.Name, Number: r.Topology.Number, Door: r.Door().String(), Namespace: r.space.Name(),
-		Front: r.Topology.Front().String() + ":" + portText(r.Door().Port()),
+		Front: netip.AddrPortFrom(r.Topology.Front(), topology.PortFront).String(),
 	}
+	roles := r.roles(ctx)
 	for i, u := range r.units {
 		c := r.componentStatus(u, r.components[i].Status(), all)
+		if role, ok := roles[u.Name]; ok && c.State == proc.Ready {
+			c.Detail = role
+		}
 		s.MemoryBytes += c.Memory
 		s.CPU += c.CPU
 		s.Components = append(s.Components, c)
@@ -116,6 +126,30 @@ func (r *Region) status(ctx context.Context, all []proc.Process) RegionStatus {
 		s.Replication = r.replication(ctx)
 	}
 	return s
+}
+
+const rolesTimeout = 500 * time.Millisecond
+
+// roles asks the database nodes who leads now: after a failover, what the last probe saw may be some seconds old.
+func (r *Region) roles(ctx context.Context) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, rolesTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	roles := map[string]string{}
+	for shard := range r.Topology.Shards {
+		for node := range r.Topology.NodesPerShard {
+			asking.Go(func() {
+				if n, err := engine.AskNode(ctx, r.Dial, r.Topology, shard, node); err == nil {
+					mu.Lock()
+					defer mu.Unlock()
+					roles[engine.NodeName(shard, node)] = n.Role()
+				}
+			})
+		}
+	}
+	asking.Wait()
+	return roles
 }
 
 func (r *Region) componentStatus(u engine.Unit, c proc.Status, all []proc.Process) ComponentStatus {

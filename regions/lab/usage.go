@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"antipode.example/regions/lab/proc"
@@ -25,6 +26,18 @@ type usage struct {
 
 func newUsage() *usage {
 	return &usage{cpu: map[string]time.Duration{}, rates: map[string]float64{}, events: map[string]uint64{}, flow: map[string]float64{}}
+}
+
+// supervisor stands for this process among the directories of components.
+const supervisor = "supervisor"
+
+// ownCPU is the CPU time that this process has used, with the WAN.
+func ownCPU() time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 // watch measures, and keeps logs short, until ctx is done.
@@ -67,7 +80,9 @@ func (l *Lab) measure(ctx context.Context) {
 		})
 	}
 	asking.Wait()
-	l.usage.update(time.Now(), cpuByComponent(filepath.Join(l.site.Dir, "regions"), all), applied)
+	cpu := cpuByComponent(filepath.Join(l.site.Dir, "regions"), all)
+	cpu[supervisor] = ownCPU()
+	l.usage.update(time.Now(), cpu, applied)
 }
 
 // cpuByComponent adds up CPU time by component directory.

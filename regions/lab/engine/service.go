@@ -19,37 +19,46 @@ const (
 	partitions         = 8
 )
 
+// balancer is what the template of HAProxy is filled in with.
+type balancer struct {
+	Region                      string
+	Front, Admin                netip.AddrPort
+	AdminPort, MaxConn, Threads int
+	Servers                     []server
+	Problems                    []problem
+}
+
+type server struct {
+	Name    string
+	Address netip.AddrPort
+}
+
+// problem is an answer that the balancer gives by itself.
+type problem struct {
+	Status                int
+	Title, Detail, Reason string
+}
+
+func (b balancer) render() (string, error) {
+	b.MaxConn, b.Threads = haproxyConnections, 1
+	b.Problems = []problem{
+		{400, "Bad Request", "The request can not be understood as HTTP.", "invalid"},
+		{408, "Request Timeout", "The request did not come in within 10 s.", "deadline"},
+		{502, "Bad Gateway", "The service in this region gave no valid answer.", "unknown_outcome"},
+		{503, "Service Unavailable", "No instance of the service in this region takes requests now; try another region, or again.", "draining"},
+		{504, "Gateway Timeout", "The service in this region did not answer in time.", "deadline"},
+	}
+	return renderDeploy("haproxy/haproxy.cfg.tmpl", b)
+}
+
 func (s Site) haproxy(r topology.Region) (Unit, error) {
 	dir := s.ComponentDir(r.Name, HAProxy)
 	front, admin := at(r.Front(), topology.PortFront), at(r.Front(), portHAProxyAdmin)
-	type server struct {
-		Name    string
-		Address netip.AddrPort
+	b := balancer{Region: r.Name, Front: front, Admin: admin, AdminPort: topology.PortAdmin}
+	for i := range r.Instances {
+		b.Servers = append(b.Servers, server{InstanceName(i), at(r.Instance(i), topology.PortService)})
 	}
-	servers := make([]server, r.Instances)
-	for i := range servers {
-		servers[i] = server{InstanceName(i), at(r.Instance(i), topology.PortService)}
-	}
-	type problem struct {
-		Status                int
-		Title, Detail, Reason string
-	}
-	conf, err := renderDeploy("haproxy/haproxy.cfg.tmpl", map[string]any{
-		"Region":    r.Name,
-		"Front":     front,
-		"Admin":     admin,
-		"AdminPort": topology.PortAdmin,
-		"MaxConn":   haproxyConnections,
-		"Threads":   1,
-		"Servers":   servers,
-		"Problems": []problem{
-			{400, "Bad Request", "The request can not be understood as HTTP.", "invalid"},
-			{408, "Request Timeout", "The request did not come in within 10 s.", "deadline"},
-			{502, "Bad Gateway", "The service in this region gave no valid answer.", "unknown_outcome"},
-			{503, "Service Unavailable", "No instance of the service in this region takes requests now; try another region, or again.", "draining"},
-			{504, "Gateway Timeout", "The service in this region did not answer in time.", "deadline"},
-		},
-	})
+	conf, err := b.render()
 	if err != nil {
 		return Unit{}, err
 	}

@@ -1,0 +1,393 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// backend is a fake service instance: h2c for clients, HTTP for readiness.
+type backend struct {
+	name string
+	addr netip.Addr
+
+	mu       sync.Mutex
+	unready  bool
+	behave   func(http.ResponseWriter, *http.Request)
+	requests []string // method and protocol
+}
+
+func (b *backend) set(unready bool, behave func(http.ResponseWriter, *http.Request)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unready, b.behave, b.requests = unready, behave, nil
+}
+
+func (b *backend) seen() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]string(nil), b.requests...)
+}
+
+func (b *backend) ready(w http.ResponseWriter, _ *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.unready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+}
+
+func (b *backend) serve(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	b.requests = append(b.requests, r.Method+" "+r.Proto)
+	behave := b.behave
+	b.mu.Unlock()
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return
+	}
+	if behave != nil {
+		behave(w, r)
+		return
+	}
+	w.Header().Set("x-seen-request-id", r.Header.Get("x-request-id"))
+	_, _ = io.WriteString(w, b.name) // a client that has gone is not this test's concern
+}
+
+// dies closes the connection without an answer.
+func dies(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+
+func answers(status int) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
+}
+
+// start serves on two ports of addr.
+func (b *backend) start(t *testing.T, port, admin uint16) {
+	t.Helper()
+	var both http.Protocols
+	both.SetHTTP1(true)
+	both.SetUnencryptedHTTP2(true)
+	for p, h := range map[uint16]http.HandlerFunc{port: b.serve, admin: b.ready} {
+		var lc net.ListenConfig
+		l, err := lc.Listen(t.Context(), "tcp", netip.AddrPortFrom(b.addr, p).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &http.Server{Handler: h, Protocols: &both, ReadHeaderTimeout: time.Second}
+		done := make(chan struct{})
+		go func() { defer close(done); _ = s.Serve(l) }()
+		t.Cleanup(func() { _ = s.Close(); <-done })
+	}
+}
+
+// freePort returns a port that nobody uses on any of the addresses.
+func freePort(t *testing.T, addrs ...string) uint16 {
+	t.Helper()
+	for range 100 {
+		var lc net.ListenConfig
+		l, err := lc.Listen(t.Context(), "tcp", addrs[0]+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := netip.MustParseAddrPort(l.Addr().String()).Port()
+		free := true
+		for _, a := range addrs[1:] {
+			other, err := lc.Listen(t.Context(), "tcp", fmt.Sprintf("%s:%d", a, port))
+			if err != nil {
+				free = false
+				continue
+			}
+			_ = other.Close()
+		}
+		_ = l.Close()
+		if free {
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+// startHAProxy runs the real balancer before two fake instances.
+func startHAProxy(t *testing.T) (front, admin string, a, b *backend) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs HAProxy")
+	}
+	path := "/usr/sbin/haproxy"
+	if _, err := os.Stat(path); err != nil {
+		t.Skip("HAProxy is not installed: tools/deps.sh run")
+	}
+	a = &backend{name: "a", addr: netip.MustParseAddr("127.66.0.1")}
+	b = &backend{name: "b", addr: netip.MustParseAddr("127.66.0.2")}
+	port, ready := freePort(t, a.addr.String(), b.addr.String()), freePort(t, a.addr.String(), b.addr.String())
+	a.start(t, port, ready)
+	b.start(t, port, ready)
+	front = fmt.Sprintf("127.66.0.3:%d", freePort(t, "127.66.0.3"))
+	admin = fmt.Sprintf("127.66.0.4:%d", freePort(t, "127.66.0.4"))
+	conf, err := balancer{
+		Region: fmt.Sprintf("test%d", port), Front: netip.MustParseAddrPort(front), Admin: netip.MustParseAddrPort(admin), AdminPort: int(ready),
+		Servers: []server{{"a", netip.AddrPortFrom(a.addr, port)}, {"b", netip.AddrPortFrom(b.addr, port)}},
+	}.render()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), path, "-c", "-f", file).CombinedOutput(); err != nil {
+		t.Fatalf("the configuration is not valid: %v\n%s", err, out)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cmd := exec.CommandContext(ctx, path, "-db", "-f", file)
+	var output strings.Builder
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		_ = cmd.Wait() // killed
+		if t.Failed() {
+			t.Log(output.String())
+		}
+	})
+	waitFor(t, "the balancer to serve", func() bool {
+		resp := try(t, http.MethodGet, "http://"+front+"/", nil)
+		return resp != nil && resp.status == http.StatusOK
+	})
+	return front, admin, a, b
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// try makes one request over a connection of its own; nil when there was no answer.
+func try(t *testing.T, method, url string, header http.Header) *answer {
+	t.Helper()
+	var body io.Reader
+	if method == http.MethodPost {
+		body = strings.NewReader(`{"firstName":"John"}`)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if header.Get("content-type") == "application/grpc" {
+		transport.Protocols = new(http.Protocols)
+		transport.Protocols.SetUnencryptedHTTP2(true)
+	}
+	defer transport.CloseIdleConnections()
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil
+	}
+	return &answer{resp.StatusCode, resp.Header, string(text)}
+}
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+func TestHAProxyRepeatsOnlyWhatMayBeRepeated(t *testing.T) {
+	front, _, a, b := startHAProxy(t)
+	const get, create = "/antipode.user.v1.UserService/GetUser", "/antipode.user.v1.UserService/CreateUser"
+	tests := map[string]struct {
+		method, path string
+		header       http.Header
+		behave       func(http.ResponseWriter, *http.Request)
+		want, tries  int
+	}{
+		"a read, after the instance died":         {http.MethodGet, "/v1/users", nil, dies, 200, 2},
+		"a read, after a 503":                     {http.MethodGet, "/v1/users", nil, answers(503), 200, 2},
+		"a read, after a 404":                     {http.MethodGet, "/v1/users", nil, answers(404), 404, 1},
+		"a write, after the instance died":        {http.MethodPost, "/v1/users", nil, dies, 502, 1},
+		"a write, after a 503":                    {http.MethodPost, "/v1/users", nil, answers(503), 503, 1},
+		"a keyed write, after the instance died":  {http.MethodPost, "/v1/users", http.Header{"Idempotency-Key": {"k"}}, dies, 200, 2},
+		"a keyed write, after a 503":              {http.MethodPost, "/v1/users", http.Header{"Idempotency-Key": {"k"}}, answers(503), 200, 2},
+		"a read by gRPC, after the instance died": {http.MethodPost, get, http.Header{"Content-Type": {"application/grpc"}}, dies, 200, 2},
+		"a write by gRPC, after it died":          {http.MethodPost, create, http.Header{"Content-Type": {"application/grpc"}}, dies, 502, 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			// Whichever instance gets the request first fails it; the other serves.
+			var once sync.Once
+			fail := func(other *backend) func(http.ResponseWriter, *http.Request) {
+				return func(w http.ResponseWriter, r *http.Request) {
+					failed := false
+					once.Do(func() { failed = true })
+					if failed {
+						test.behave(w, r)
+						return
+					}
+					_, _ = io.WriteString(w, other.name)
+				}
+			}
+			a.set(false, fail(a))
+			b.set(false, fail(b))
+			got := try(t, test.method, "http://"+front+test.path, test.header)
+			if got == nil || got.status != test.want {
+				t.Fatalf("answer is %+v after a: %v, b: %v, want status %d", got, a.seen(), b.seen(), test.want)
+			}
+			if tries := len(a.seen()) + len(b.seen()); tries != test.tries {
+				t.Errorf("%d tries (a: %v, b: %v), want %d", tries, a.seen(), b.seen(), test.tries)
+			}
+			if test.tries == 2 && (len(a.seen()) != 1 || len(b.seen()) != 1) {
+				t.Errorf("the second try went to the same instance: a %v, b %v", a.seen(), b.seen())
+			}
+		})
+	}
+}
+
+func TestHAProxyTakesBothProtocolsAndNamesRequests(t *testing.T) {
+	front, admin, a, b := startHAProxy(t)
+	a.set(false, nil)
+	b.set(false, nil)
+	got := try(t, http.MethodGet, "http://"+front+"/v1/users", nil)
+	if id := got.header.Get("x-request-id"); len(id) != 36 || id != got.header.Get("x-seen-request-id") {
+		t.Errorf("request id is %q for the client, %q for the instance", id, got.header.Get("x-seen-request-id"))
+	}
+	got = try(t, http.MethodGet, "http://"+front+"/v1/users", http.Header{"X-Request-Id": {"mine-1"}})
+	if id := got.header.Get("x-seen-request-id"); id != "mine-1" {
+		t.Errorf("the client's request id mine-1 has become %q", id)
+	}
+	got = try(t, http.MethodGet, "http://"+front+"/v1/users", http.Header{"X-Request-Id": {"<script>"}})
+	if id := got.header.Get("x-seen-request-id"); len(id) != 36 {
+		t.Errorf("the request id %q is no id, and passed", id)
+	}
+	if got = try(t, http.MethodPost, "http://"+front+"/x", http.Header{"Content-Type": {"application/grpc"}}); got == nil || got.status != 200 {
+		t.Errorf("HTTP/2 in clear text: %+v", got)
+	}
+	for _, request := range append(a.seen(), b.seen()...) {
+		if !strings.HasSuffix(request, " HTTP/2.0") {
+			t.Errorf("an instance was asked by %s", request)
+		}
+	}
+	if got = try(t, http.MethodGet, "http://"+admin+"/metrics", nil); got == nil || !strings.Contains(got.body, "haproxy_backend_") {
+		t.Errorf("no metrics at /metrics: %.200v", got)
+	}
+}
+
+func TestHAProxyGoesByReadiness(t *testing.T) {
+	front, _, a, b := startHAProxy(t)
+	a.set(true, nil)
+	b.set(false, nil)
+	waitFor(t, "a to be left out", func() bool {
+		a.set(true, nil)
+		for range 10 {
+			try(t, http.MethodGet, "http://"+front+"/", nil)
+		}
+		return len(a.seen()) == 0
+	})
+	b.set(true, nil)
+	waitFor(t, "an answer of the balancer itself", func() bool {
+		got := try(t, http.MethodGet, "http://"+front+"/", nil)
+		return got != nil && got.status == 503 && got.header.Get("content-type") == "application/problem+json" &&
+			strings.Contains(got.body, `"reason":"draining"`) && got.header.Get("x-request-id") != ""
+	})
+	a.set(false, nil)
+	waitFor(t, "a to be back", func() bool {
+		got := try(t, http.MethodGet, "http://"+front+"/", nil)
+		return got != nil && got.body == "a"
+	})
+}
+
+// A client that keeps its connection would repeat a write by itself if the balancer just closed it.
+func TestHAProxyAnswersOnAKeptConnection(t *testing.T) {
+	front, _, a, b := startHAProxy(t)
+	transport := &http.Transport{MaxConnsPerHost: 1}
+	defer transport.CloseIdleConnections()
+	send := func(method string) int {
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+front+"/v1/users", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode
+	}
+	a.set(false, nil)
+	b.set(false, nil)
+	if got := send(http.MethodPatch); got != http.StatusOK {
+		t.Fatalf("first request: status %d", got)
+	}
+	a.set(false, dies)
+	b.set(false, dies)
+	if got := send(http.MethodPatch); got != http.StatusBadGateway {
+		t.Errorf("second request, over which the instance died: status %d, want 502", got)
+	}
+	if tries := len(a.seen()) + len(b.seen()); tries != 1 {
+		t.Errorf("%d tries, want 1", tries)
+	}
+}
+
+func TestHAProxyPassesTrailers(t *testing.T) {
+	front, _, a, b := startHAProxy(t)
+	with := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("content-type", "application/grpc")
+		w.Header().Set("trailer", "grpc-status")
+		_, _ = io.WriteString(w, "message")
+		_ = http.NewResponseController(w).Flush() // as gRPC does: with a length there could be no trailers
+		w.Header().Set("grpc-status", "0")
+	}
+	a.set(false, with)
+	b.set(false, with)
+	for _, path := range []string{"/antipode.user.v1.UserService/GetUser", "/antipode.user.v1.UserService/CreateUser"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+front+path, strings.NewReader("request"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("content-type", "application/grpc")
+		req.Header.Set("te", "trailers")
+		req.ContentLength = -1 // as gRPC sends it
+		transport := &http.Transport{Protocols: new(http.Protocols)}
+		transport.Protocols.SetUnencryptedHTTP2(true)
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(body) != "message" || resp.Trailer.Get("grpc-status") != "0" {
+			t.Errorf("%s: body %q, trailers %v", path, body, resp.Trailer)
+		}
+		_ = resp.Body.Close()
+		transport.CloseIdleConnections()
+	}
+}
