@@ -29,7 +29,7 @@ func (c *Capture) session(ctx context.Context, held *lease.Held) error {
 	if err != nil {
 		return err
 	}
-	defer closeConn(control)
+	defer closeConn(ctx, control)
 	// The stream must come from the node whose standbys bound it: the bound of a new primary says nothing about what an old one decodes.
 	node := control.PgConn().Conn().RemoteAddr().String()
 	if err := c.ensureSlot(setup, control); err != nil {
@@ -46,7 +46,7 @@ func (c *Capture) session(ctx context.Context, held *lease.Held) error {
 	if err != nil {
 		return err
 	}
-	defer closeConn(stream)
+	defer closeConn(ctx, stream)
 	err = pglogrepl.StartReplication(setup, stream.PgConn(), c.config.Slot, 0, pglogrepl.StartReplicationOptions{
 		Mode:       pglogrepl.LogicalReplication,
 		PluginArgs: []string{"proto_version '1'", fmt.Sprintf("publication_names '%s'", c.config.Publication), "messages 'true'"},
@@ -64,9 +64,9 @@ func (c *Capture) session(ctx context.Context, held *lease.Held) error {
 	return g.Wait()
 }
 
-// closeConn closes in good order, so that the slot is free at once.
-func closeConn(conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+// closeConn closes in good order, so that the slot is free at once, also when ctx has ended.
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = conn.Close(ctx) // it is broken more often than not
 }
@@ -129,7 +129,7 @@ func (c *Capture) freeSlot(ctx context.Context, control *pgx.Conn, held *lease.H
 // receive decodes the stream into the queue and reports to PostgreSQL what was published. It is the only user of conn.
 func (c *Capture) receive(ctx context.Context, conn *pgconn.PgConn, q *queue) error {
 	r := reporter{conn: conn, queue: q}
-	defer r.last()
+	defer r.final(ctx)
 	decoder := decoder{prefix: c.config.Prefix}
 	for {
 		if err := r.report(ctx); err != nil {

@@ -128,9 +128,9 @@ func (r *reporter) report(ctx context.Context) error {
 	return nil
 }
 
-// last reports once more before the session ends, so that the next one repeats little.
-func (r *reporter) last() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+// final reports once more before the session ends, so that the next one repeats little.
+func (r *reporter) final(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	r.asked = true
 	_ = r.report(ctx) // the connection may be gone; then the next session repeats more

@@ -60,6 +60,7 @@ func TestOneHolds(t *testing.T) {
 	leaks := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
 	s := leasetest.Start(t)
+	s.TTL = time.Second
 	var workers []*worker
 	for i := range 3 {
 		workers = append(workers, run(t, s.Leases(t, "", fmt.Sprint(i)), "x"))
@@ -83,6 +84,7 @@ func TestOneHolds(t *testing.T) {
 // Losing etcd stops no work. A holder that comes back to its own key goes on without a break.
 func TestWorkGoesOnWithoutEtcd(t *testing.T) {
 	s := leasetest.Start(t)
+	s.TTL = time.Second
 	w := run(t, s.Leases(t, "", "a"), "x")
 	eventually(t, "a holds the lease", func() bool { return w.working.Load() > 0 })
 	s.Stop()
@@ -97,6 +99,7 @@ func TestWorkGoesOnWithoutEtcd(t *testing.T) {
 // A process that dies without a word is followed within the TTL; when it comes back to life it stops working.
 func TestDeadHolderIsFollowed(t *testing.T) {
 	s := leasetest.Start(t)
+	s.TTL = time.Second
 	first := s.Leases(t, "", "a")
 	a := run(t, first, "x")
 	eventually(t, "a holds the lease", func() bool { return a.working.Load() > 0 })
@@ -112,6 +115,7 @@ func TestDeadHolderIsFollowed(t *testing.T) {
 
 func TestWorkThatEndsIsStartedAgain(t *testing.T) {
 	s := leasetest.Start(t)
+	s.TTL = time.Second
 	l := s.Leases(t, "", "a")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -131,6 +135,7 @@ func TestDivide(t *testing.T) {
 	leaks := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
 	s := leasetest.Start(t)
+	s.TTL = time.Second
 	items := []string{"0", "1", "2", "3", "4"}
 	var mu sync.Mutex
 	workers := make(map[string][]string) // item → owners at work

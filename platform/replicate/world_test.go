@@ -12,7 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel/metric/noop"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -81,7 +82,9 @@ type region struct {
 	shards   shard.Config
 	listen   string
 	options  []func(*replicate.Config)
-	log      *reasons
+	metrics  *sdkmetric.ManualReader
+	meters   *sdkmetric.MeterProvider
+	log      *slog.Logger
 
 	replicator *replicate.Replicator
 	server     *replicate.Server
@@ -110,8 +113,10 @@ func newRegion(t *testing.T, w *world, number uint16, shards int) *region {
 	}
 	r := &region{
 		w: w, number: number, name: fmt.Sprintf("region-%d", number), topic: "test-" + strings.ToLower(rand.Text()[:10]),
-		dbs: pgtest.Shards(t, shards), log: &reasons{Handler: slog.NewTextHandler(t.Output(), nil)},
+		dbs: pgtest.Shards(t, shards), metrics: sdkmetric.NewManualReader(),
 	}
+	r.log = slog.New(slog.NewTextHandler(t.Output(), nil)).With("region_name", r.name)
+	r.meters = sdkmetric.NewMeterProvider(sdkmetric.WithReader(r.metrics))
 	if r.registry, err = record.NewRegistry(msg); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +138,7 @@ func newRegion(t *testing.T, w *world, number uint16, shards int) *region {
 			t.Error(err)
 		}
 	})
-	if r.Store, err = store.Open(t.Context(), store.Options{Service: "sample", Registry: r.registry, Router: router, Log: r.logger()}); err != nil {
+	if r.Store, err = store.Open(t.Context(), store.Options{Service: "sample", Registry: r.registry, Router: router, Log: r.log}); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -156,44 +161,30 @@ func (r *region) makeTopic(t *testing.T, name string, n int) {
 	})
 }
 
-func (r *region) logger() *slog.Logger { return slog.New(r.log).With("region_name", r.name) }
-
-// reasons keeps the reasons of the comparisons that were completed.
-type reasons struct {
-	slog.Handler
-	mu   *sync.Mutex
-	seen *[]string
-}
-
-func (h *reasons) Handle(ctx context.Context, rec slog.Record) error {
-	if rec.Message == "compared with a region" {
-		rec.Attrs(func(a slog.Attr) bool {
-			if a.Key == "reason" {
-				h.lock().Lock()
-				*h.seen = append(*h.seen, a.Value.String())
-				h.lock().Unlock()
+// counted is the sum of a counter of this region, over all attributes and since the start.
+func (r *region) counted(t *testing.T, name string) int64 {
+	t.Helper()
+	var data metricdata.ResourceMetrics
+	if err := r.metrics.Collect(t.Context(), &data); err != nil {
+		t.Fatal(err)
+	}
+	var n int64
+	for _, scope := range data.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == name {
+				for _, point := range sum.DataPoints {
+					n += point.Value
+				}
 			}
-			return true
-		})
+		}
 	}
-	return h.Handler.Handle(ctx, rec)
+	return n
 }
 
-func (h *reasons) lock() *sync.Mutex {
-	return h.mu
-}
-
-func (h *reasons) WithAttrs(attrs []slog.Attr) slog.Handler {
-	if h.mu == nil {
-		h.mu, h.seen = &sync.Mutex{}, &[]string{}
-	}
-	return &reasons{Handler: h.Handler.WithAttrs(attrs), mu: h.mu, seen: h.seen}
-}
-
-func (h *reasons) all() []string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return append([]string(nil), *h.seen...)
+// reconciled is how many comparisons this region has completed.
+func (r *region) reconciled(t *testing.T) int64 {
+	t.Helper()
+	return r.counted(t, "antipode.replicate.reconciles")
 }
 
 // run starts everything in every region.
@@ -216,7 +207,7 @@ func (r *region) capture(t *testing.T) {
 	for i, db := range r.dbs {
 		c, err := capture.New(capture.Config{
 			Service: "sample", Shard: r.shards.Shards[i].Name, Slot: "slot_" + db.Name, Database: r.shards.Primary(i), Publisher: producer,
-			Leases: leases, Logger: r.logger(), Meter: noop.Meter{},
+			Leases: leases, Logger: r.log, Meter: r.meters.Meter("test"),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -224,7 +215,7 @@ func (r *region) capture(t *testing.T) {
 		running.Go(func() { c.Run(ctx) })
 		defer eventually(t, "capture streams", func() bool { return c.Status().Node != "" })
 	}
-	running.Go(func() { capture.Beat(ctx, leases, r.Store, r.logger()) })
+	running.Go(func() { capture.Beat(ctx, leases, r.Store, r.log) })
 	r.stopCapture = sync.OnceFunc(func() { cancel(); running.Wait(); _ = leases.Close() })
 	t.Cleanup(r.stopCapture)
 }
@@ -241,7 +232,7 @@ func (r *region) replicate(t *testing.T) {
 				r.applied.Store(user, true)
 			}
 		},
-		Logger: r.logger(), Meter: noop.Meter{}, RetryParked: 200 * time.Millisecond,
+		Logger: r.log, Meter: r.meters.Meter("test"), RetryParked: 200 * time.Millisecond,
 		Reader: kafka.ReaderOptions{MaxWait: 500 * time.Millisecond, FetchSlack: 2 * time.Second},
 	}
 	for _, p := range r.w.regions {

@@ -89,7 +89,7 @@ func fetch(ctx context.Context, home, libs string, pom []byte) error {
 	if err := os.WriteFile(pomFile, pom, 0o644); err != nil { //nolint:gosec // not a secret
 		return fmt.Errorf("write pom.xml: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, mvn, "-B", "-q", "-f", pomFile, "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+part) //nolint:gosec // paths of our own
+	cmd := exec.CommandContext(ctx, mvn, "-B", "-q", "-f", pomFile, "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory="+part)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("fetch the broker's jars with Maven: %w\n%s", err, tail(out))
 	}
@@ -124,14 +124,14 @@ func record(ctx context.Context, i Install, home, archive string, tmpl []byte) e
 		return err
 	}
 	format := i.Format(clusterID, file)
-	if out, err := exec.CommandContext(ctx, format[0], format[1:]...).CombinedOutput(); err != nil { //nolint:gosec // our own command line
+	if out, err := exec.CommandContext(ctx, format[0], format[1:]...).CombinedOutput(); err != nil {
 		return fmt.Errorf("format: %w\n%s", err, tail(out))
 	}
 
 	part := filepath.Join(dir, "classes.jsa")
 	run := i.Run(file)
 	run = slices.Insert(run, 1, "-XX:ArchiveClassesAtExit="+part)
-	cmd := exec.CommandContext(ctx, run[0], run[1:]...) //nolint:gosec // our own command line
+	cmd := exec.CommandContext(ctx, run[0], run[1:]...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 20 * time.Second
 	if err := cmd.Start(); err != nil {
@@ -155,7 +155,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 		return nil, fmt.Errorf("open the lock of the broker's cache: %w", err)
 	}
 	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) //nolint:gosec // a file descriptor fits an int
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
 			return func() { _ = f.Close() }, nil // closing unlocks
 		}
@@ -192,7 +192,7 @@ func freePorts(n int) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
-		defer l.Close() //nolint:errcheck // only held to keep the ports apart
+		defer l.Close()
 		found = append(found, l.Addr().String())
 	}
 	return found, nil

@@ -34,9 +34,10 @@ func (s *Shared) Broker(tb testing.TB) *Broker {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.broker == nil && s.err == nil {
-		s.broker, s.err = New(context.Background())
+		ctx := context.WithoutCancel(tb.Context()) // the broker outlives the test that asks for it first
+		s.broker, s.err = New(ctx)
 		if s.err == nil {
-			s.err = s.broker.Start(context.Background())
+			s.err = s.broker.Start(ctx)
 		}
 	}
 	if s.err != nil {
@@ -76,11 +77,11 @@ func New(ctx context.Context) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	pom, err := os.ReadFile(filepath.Join(deploy, "pom.xml")) //nolint:gosec // a file of the repository
+	pom, err := os.ReadFile(filepath.Join(deploy, "pom.xml"))
 	if err != nil {
 		return nil, fmt.Errorf("read pom.xml: %w", err)
 	}
-	tmpl, err := os.ReadFile(filepath.Join(deploy, "server.properties.tmpl")) //nolint:gosec // a file of the repository
+	tmpl, err := os.ReadFile(filepath.Join(deploy, "server.properties.tmpl"))
 	if err != nil {
 		return nil, fmt.Errorf("read the template: %w", err)
 	}
@@ -126,7 +127,7 @@ func (b *Broker) Format(ctx context.Context) error {
 		return err
 	}
 	args := b.install.Format(clusterID, b.propertiesFile())
-	if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil { //nolint:gosec // our own command line
+	if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
 		return fmt.Errorf("format the broker: %w\n%s", err, out)
 	}
 	return nil
@@ -141,7 +142,7 @@ func (b *Broker) Start(ctx context.Context) error {
 		return fmt.Errorf("open the broker's log: %w", err)
 	}
 	args := b.install.Run(b.propertiesFile())
-	cmd := exec.Command(args[0], args[1:]...) //nolint:gosec,noctx // our own command line; Kill ends it
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 

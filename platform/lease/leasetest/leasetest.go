@@ -18,6 +18,8 @@ import (
 type Server struct {
 	// Endpoint is "http://address:port" on loopback, the same after every start.
 	Endpoint string
+	// TTL of the leases that Leases opens; 0 means the usual one.
+	TTL time.Duration
 
 	dir, peer string
 	etcd      *embed.Etcd
@@ -66,7 +68,7 @@ func (s *Server) Stop() {
 func (s *Server) Leases(tb testing.TB, region, owner string) *lease.Leases {
 	tb.Helper()
 	l, err := lease.Open(lease.Config{
-		Endpoints: []string{s.Endpoint}, Prefix: "/antipode/test/" + region + "/", Owner: owner, TTL: time.Second, Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
+		Endpoints: []string{s.Endpoint}, Prefix: "/antipode/test/" + region + "/", Owner: owner, TTL: s.TTL, Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	})
 	if err != nil {
 		tb.Fatal(err)
