@@ -42,11 +42,13 @@ down: ## stop them; data stay
 test: deps-test build test-engines test-e2e ## all tests: rules, adapters on real engines, the whole system in short
 
 test-unit: verify-structure ## only tests that need no engine
-	$(TEST) -short $(PACKAGES)
+	$(TEST) -short $(PACKAGES) ./e2e/bench
 
 test-engines: verify-structure
 	$(TEST) $(filter-out $(ROOT)/regions/...,$(PACKAGES))
 	$(TEST) $(AS_ROOT) ./regions/...
+	@# The race detector would make 1,000 seeds of the simulation too slow, and it has one goroutine.
+	go test ./platform/sim
 
 test-e2e: build
 	go test -timeout 15m $(AS_ROOT) ./e2e
@@ -54,8 +56,8 @@ test-e2e: build
 accept: deps-test build ## what has counts and time bounds, in full; prints measured against bound
 	go test -v -timeout 90m -count=1 $(AS_ROOT) ./e2e -args -accept
 
-bench: deps-test build ## costs as ratios against references of the same run
-	@echo "make bench: no benchmark of the whole system yet"; exit 1
+bench: deps-test build ## costs as ratios against references of the same run, into docs/benchmarks.md (BENCH=short: see that it works)
+	go run ./e2e/bench $(if $(filter short,$(BENCH)),-short) $(AS_ROOT)
 
 ##@ Check
 .PHONY: lint verify verify-structure verify-format fix-format verify-generate fix-generate generate verify-modules fix-modules verify-proto release-baseline

@@ -73,11 +73,17 @@ var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func newRegion(t testing.TB, number uint16, shards int) *region {
 	t.Helper()
+	return newRegionOn(t, number, pgtest.Shards(t, shards)...)
+}
+
+// newRegionOn makes a region whose shards are the databases.
+func newRegionOn(t testing.TB, number uint16, dbs ...*pgtest.Database) *region {
+	t.Helper()
 	msg, err := sample.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &region{dbs: pgtest.Shards(t, shards), clock: &clock{now: start}}
+	r := &region{dbs: dbs, clock: &clock{now: start}}
 	if r.registry, err = record.NewRegistry(msg); err != nil {
 		t.Fatal(err)
 	}
