@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -96,13 +98,14 @@ func (l *Lab) start(ctx context.Context) error {
 	}
 	l.spawn("the network", func(ctx context.Context) error { return l.network.Run(ctx) })
 	l.launcher = proc.NewLauncher()
-	if err := l.build(); err != nil {
+	if err := l.build(); err != nil { //nolint:contextcheck // components live as long as the lab, not as this call
 		return err
 	}
 	if err := l.openDoors(); err != nil {
 		return err
 	}
 	l.usage = newUsage()
+	l.spawn("looking at Patroni's version", l.warnOfSlowPatroni)
 	l.spawn("measuring", func(ctx context.Context) error { l.watch(ctx); return nil })
 
 	ctx, cancel := context.WithTimeoutCause(ctx, l.opts.StartTimeout, fmt.Errorf("not ready within %v", l.opts.StartTimeout))
@@ -201,6 +204,30 @@ func (l *Lab) openDoors() error {
 		l.spawn("a door", d.Serve)
 	}
 	return nil
+}
+
+// warnOfSlowPatroni says so when Patroni will not take over as fast as it is asked to.
+func (l *Lab) warnOfSlowPatroni(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, l.site.Programs.Patroni, "--version").Output()
+	if err != nil {
+		return fmt.Errorf("asking Patroni for its version: %w", err)
+	}
+	if slowPatroni(string(out)) {
+		l.opts.tell(Event{
+			What:    strings.TrimSpace(string(out)) + " raises ttl to 20 s: a failover takes longer than with the 3.0 of Debian 12",
+			Warning: true,
+		})
+	}
+	return nil
+}
+
+// slowPatroni says whether a version, as "patroni 3.0.2", is 3.2 or later.
+func slowPatroni(version string) bool {
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "patroni %d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > 3 || major == 3 && minor >= 2
 }
 
 // spawn runs a task until the lab is closed.

@@ -52,6 +52,8 @@ func (s *settings) up(cmd *cobra.Command) error {
 	case err == nil && state.Phase == control.Up:
 		fmt.Fprintf(cmd.OutOrStdout(), "lab %s is up already (supervisor %d); nothing changed\n", s.lab, state.PID)
 		return nil
+	case err == nil && state.Phase == control.Stopping:
+		return fmt.Errorf("lab %s is being stopped: wait for that (%s), then start it", s.lab, s.command("down"))
 	case err == nil:
 		fmt.Fprintf(cmd.OutOrStdout(), "lab %s is %s already (supervisor %d)\n", s.lab, state.Phase, state.PID)
 		if err := s.client().Start(ctx, s.progress(cmd.OutOrStdout())); err != nil {

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"antipode.example/regions/lab"
+	"antipode.example/regions/lab/proc"
+	"antipode.example/regions/wan"
+)
+
+// run runs a command line and returns what it prints.
+func run(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	root := newRoot()
+	var out bytes.Buffer
+	root.SetOut(&out)
+	root.SetErr(&out)
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestErrorsNameTheFix(t *testing.T) {
+	typo := filepath.Join(t.TempDir(), "typo.yaml")
+	if err := os.WriteFile(typo, []byte("name: x\nregoins: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	data := t.TempDir()
+	tests := map[string]struct {
+		args []string
+		want string
+	}{
+		"not running":            {[]string{"status"}, "regionctl --lab nosuchlab up"},
+		"an unknown format":      {[]string{"status", "-o", "yaml"}, "text or json"},
+		"an unknown topology":    {[]string{"up", "--topology", "nosuch"}, "nosuch"},
+		"a typo in a topology":   {[]string{"up", "--topology", typo}, "regoins"},
+		"half a name":            {[]string{"logs", "kafka"}, "region/component"},
+		"nothing to set":         {[]string{"link", "set", "a", "b"}, "--delay"},
+		"a loss that is none":    {[]string{"link", "set", "a", "b", "--loss", "much"}, "1% or 0.01"},
+		"too great a loss":       {[]string{"link", "set", "a", "b", "--loss", "101%"}, "0% to 100%"},
+		"a rate that is none":    {[]string{"link", "set", "a", "b", "--rate", "fast"}, "--rate"},
+		"one way from one":       {[]string{"link", "cut", "a", "--one-way"}, "two regions"},
+		"kill without a name":    {[]string{"kill"}, "at least 1 arg"},
+		"exec without a lab":     {[]string{"exec", "us-east", "--", "true"}, "regionctl --lab nosuchlab up"},
+		"exec without program":   {[]string{"exec", "us-east", "--", "no-such-program"}, "no-such-program"},
+		"logs that aren't there": {[]string{"logs", "us-east/kafka"}, "no log yet"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := run(t, append([]string{"--lab", "nosuchlab", "--data", data}, test.args...)...)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error is %v, want one with %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestEveryCommandHasHelp(t *testing.T) {
+	var walk func(path []string)
+	walk = func(path []string) {
+		out, err := run(t, append(path, "--help")...)
+		if err != nil || !strings.Contains(out, "Usage:") {
+			t.Errorf("%v --help: %v\n%s", path, err, out)
+		}
+		c, _, err := newRoot().Find(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sub := range c.Commands() {
+			if sub.Hidden || sub.Name() == "help" || sub.Name() == "completion" {
+				continue
+			}
+			if sub.Short == "" {
+				t.Errorf("%v has no short description", append(path, sub.Name()))
+			}
+			walk(append(path[:len(path):len(path)], sub.Name()))
+		}
+	}
+	walk(nil)
+}
+
+func TestCompletionOffersNames(t *testing.T) {
+	tests := []struct{ words, want, never string }{
+		{"kill us-east/pg", "us-east/pg-s1-1", ""},
+		{"kill us-east/kafka eu-west/k", "eu-west/kafka", "us-east/kafka"},
+		{"power off ", "ap-south", "us-east/kafka"},
+		{"link cut us-east ", "eu-west", "us-east"},
+		{"exec w", "world", ""},
+		{"status -o ", "json", ""},
+		{"up --topology ", "three", ""},
+		{"logs ", "ap-south/haproxy", ""},
+	}
+	for _, test := range tests {
+		words := strings.Split(test.words, " ")
+		out, err := run(t, append([]string{"__complete", "--lab", "nosuchlab"}, words...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(out, "\n")
+		offered := func(name string) bool {
+			for _, l := range lines {
+				if l == name {
+					return true
+				}
+			}
+			return false
+		}
+		if !offered(test.want) || test.never != "" && offered(test.never) {
+			t.Errorf("%q is completed by\n%s", test.words, out)
+		}
+	}
+}
+
+func TestDownOfALabThatIsNotRunning(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the run directory needs root")
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(lab.RunDir("clitest")) })
+	data := t.TempDir()
+	out, err := run(t, "--lab", "clitest", "--data", data, "down")
+	if err != nil || !strings.Contains(out, "is not running") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if err := os.MkdirAll(filepath.Join(data, "clitest", "regions"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err = run(t, "--lab", "clitest", "--data", data, "clean"); err != nil || !strings.Contains(out, "removed") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if _, err := os.Stat(filepath.Join(data, "clitest")); !os.IsNotExist(err) {
+		t.Errorf("data after clean: %v", err)
+	}
+}
+
+func TestStatusAsTextAndJSON(t *testing.T) {
+	status := lab.Status{Lab: "x", State: "up", Regions: []lab.RegionStatus{{
+		Name: "us-east", State: "degraded", Door: "127.10.1.1:8080", Front: "198.18.1.1:8080",
+		Components: []lab.ComponentStatus{
+			{Name: "kafka", State: proc.Backoff, Restarts: 3, LastError: "ended with exit status 1 after 2s", Since: time.Now().Add(-90 * time.Second)},
+			{Name: "pg-s1-1", State: proc.Ready, Detail: "primary", PID: 42, Memory: 50 << 20, CPU: 0.015},
+		},
+		Replication: &lab.Replication{EventsApplied: 7, Shards: []lab.ShardLag{{Region: "eu-west", Shard: "s1", LagMs: 44, SilentMs: 300, Parked: 2}}},
+	}}}
+	var text bytes.Buffer
+	writeStatus(&text, status)
+	for _, want := range []string{
+		"us-east is degraded", "kafka backoff ended with exit status 1 after 2s 1m30s 3", "pg-s1-1 ready primary", "50 MiB", "1.5 %",
+		"from eu-west s1 lag 44 ms heard 0.3 s ago 2 parked",
+	} {
+		if !strings.Contains(strings.Join(strings.Fields(text.String()), " "), want) {
+			t.Errorf("status lacks %q:\n%s", want, text.String())
+		}
+	}
+	var asJSON bytes.Buffer
+	if err := (&settings{output: "json"}).show(&asJSON, status, nil); err != nil {
+		t.Fatal(err)
+	}
+	var back lab.Status
+	if err := json.Unmarshal(asJSON.Bytes(), &back); err != nil || back.Regions[0].Components[1].PID != 42 {
+		t.Errorf("%+v, %v", back, err)
+	}
+}
+
+func TestLinksBetweenRegionsOnly(t *testing.T) {
+	links := []wan.LinkState{{Pair: wan.Pair{From: "us-east", To: "eu-west"}}, {Pair: wan.Pair{From: "tokyo", To: "eu-west"}}}
+	if got := between(links, []string{"us-east/kafka", "eu-west/kafka"}); len(got) != 1 || got[0].From != "us-east" {
+		t.Errorf("links are %+v", got)
+	}
+}

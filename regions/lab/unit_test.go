@@ -1,0 +1,338 @@
+package lab
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/regions/lab/engine"
+	"antipode.example/regions/lab/proc"
+	"antipode.example/regions/topology"
+)
+
+const oneRegion = `
+name: small
+regions:
+  - {name: alpha, number: 1, shards: 1, nodes_per_shard: 2, instances: 1}
+links: []
+world:
+  - {place: here, title: Here, address: 198.18.200.1, rtt: {alpha: 2ms}}
+door_rtt: 2ms
+`
+
+func parse(t *testing.T, text string) *topology.Topology {
+	t.Helper()
+	top, err := topology.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return top
+}
+
+func TestPreflightNamesTheFix(t *testing.T) {
+	full := t.TempDir()
+	for _, program := range []string{"regionctl", "userd"} {
+		if err := os.WriteFile(filepath.Join(full, program), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := t.TempDir()
+	other := newState(Options{Name: "kept", Topology: parse(t, strings.Replace(oneRegion, "shards: 1", "shards: 2", 1))}, 3)
+	if err := os.Mkdir(filepath.Join(data, "kept"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.write(filepath.Join(data, "kept")); err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]struct {
+		opts      Options
+		what, fix string
+	}{
+		"a name that can't be":          {Options{Name: "no-hyphens", BinDir: full}, "can't be the name of a lab", "--lab"},
+		"programs that were not built":  {Options{Name: "pre", BinDir: t.TempDir()}, "userd is missing", "make build"},
+		"data of another topology":      {Options{Name: "kept", BinDir: full}, "2 shards of 2 nodes", "--lab kept clean"},
+		"programs that aren't needed":   {Options{Name: "pre", BinDir: full, WithoutServices: true}, "", ""},
+		"a machine that lacks packages": {Options{Name: "pre", BinDir: full}, "not installed", "tools/deps.sh run"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if test.fix == "tools/deps.sh run" {
+				t.Setenv("PATH", t.TempDir()) // java is found on the PATH alone
+			}
+			test.opts.DataDir, test.opts.Topology = data, parse(t, oneRegion)
+			_, err := Preflight(test.opts)
+			var all *PreflightError
+			if test.what == "" {
+				if errors.As(err, &all) && strings.Contains(err.Error(), "missing") {
+					t.Fatal(err)
+				}
+				return
+			}
+			if !errors.As(err, &all) {
+				t.Fatalf("error is %v", err)
+			}
+			if !slices.ContainsFunc(all.Problems, func(p Problem) bool {
+				return strings.Contains(p.What, test.what) && strings.Contains(p.Fix, test.fix)
+			}) {
+				t.Errorf("problems are %+v, want one with %q, and %q as its fix", all.Problems, test.what, test.fix)
+			}
+		})
+	}
+}
+
+func TestStateRemembersWhatDataNeed(t *testing.T) {
+	dir := t.TempDir()
+	top := parse(t, oneRegion)
+	if err := newState(Options{Name: "x", Topology: top}, 5).write(dir); err != nil {
+		t.Fatal(err)
+	}
+	saved, err := readState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if saved.DoorBlock != 5 || saved.differs(top) != "" {
+		t.Errorf("state is %+v", saved)
+	}
+	for change, harmful := range map[string]bool{
+		"shards: 1|shards: 2":                         true,
+		"nodes_per_shard: 2|nodes_per_shard: 3":       true,
+		"number: 1|number: 2":                         true,
+		"instances: 1|instances: 2":                   false,
+		"rtt: {alpha: 2ms}|rtt: {alpha: 5ms}":         false,
+		"name: small|name: other":                     false,
+		"name: alpha, number|name: beta, number":      true,
+		"door_rtt: 2ms|door_rtt: 3ms":                 false,
+		"address: 198.18.200.1|address: 198.18.200.9": false,
+	} {
+		from, to, _ := strings.Cut(change, "|")
+		text := strings.Replace(oneRegion, from, to, 1)
+		if strings.Contains(change, "beta") {
+			text = strings.ReplaceAll(text, "{alpha:", "{beta:")
+		}
+		if got := saved.differs(parse(t, text)); (got != "") != harmful {
+			t.Errorf("%s: %q", change, got)
+		}
+	}
+}
+
+func TestKeysAreMadeOnceAndPrivate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	first, err := ensureKeys(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	causal, err := os.ReadFile(filepath.Join(dir, "causal.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set struct {
+		Keys []struct {
+			ID     string `json:"id"`
+			Secret []byte `json:"secret"`
+		} `json:"keys"`
+	}
+	if err := json.Unmarshal(causal, &set); err != nil || len(set.Keys) != 1 || set.Keys[0].ID != "1" || len(set.Keys[0].Secret) != 32 {
+		t.Errorf("key set is %+v, %v", set, err)
+	}
+	second, err := ensureKeys(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first != second || first.Service == first.Superuser {
+		t.Errorf("passwords are %+v, then %+v", first, second)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != len(keyFiles)+3 {
+		t.Errorf("%d files", len(entries))
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v, %v", e.Name(), info.Mode(), err)
+		}
+	}
+}
+
+func TestLockIsHeldByOne(t *testing.T) {
+	const name = "locktest"
+	t.Cleanup(func() { _ = os.RemoveAll(RunDir(name)) })
+	first, err := Acquire(name)
+	if err != nil {
+		t.Skipf("no run directory: %v", err)
+	}
+	if _, err := Acquire(name); !errors.Is(err, ErrRunning) {
+		t.Errorf("a second holder: %v", err)
+	}
+	if err := first.Release(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Acquire(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Release(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLagsOfAllInstancesAreMerged(t *testing.T) {
+	shards, applied, answered := mergeLags([]*replicationv1.LagResponse{
+		{EventsApplied: 5, Shards: []*replicationv1.ShardLag{{Region: "b", Shard: "s1", LagMs: 9000, SilentMs: 9000}, {Region: "b", Shard: "s2", LagMs: 41, SilentMs: 100}}},
+		nil,
+		{EventsApplied: 7, Shards: []*replicationv1.ShardLag{{Region: "b", Shard: "s1", LagMs: 43, SilentMs: 200}}},
+	})
+	if applied != 12 || answered != 2 || len(shards) != 2 {
+		t.Fatalf("%+v, %d applied, %d answered", shards, applied, answered)
+	}
+	if shards[0].LagMs != 43 || shards[1].LagMs != 41 {
+		t.Errorf("lags are %+v, want the freshest word on each shard", shards)
+	}
+}
+
+func TestDigestsTellBehindFromDiverged(t *testing.T) {
+	digest := func(vectors, states string) map[uint32]*replicationv1.SlotDigest {
+		if vectors == "" {
+			return map[uint32]*replicationv1.SlotDigest{}
+		}
+		return map[uint32]*replicationv1.SlotDigest{7: {Slot: 7, Vectors: []byte(vectors), States: []byte(states)}}
+	}
+	tests := map[string]struct {
+		digests          []map[uint32]*replicationv1.SlotDigest
+		behind, diverged bool
+	}{
+		"equal":                         {[]map[uint32]*replicationv1.SlotDigest{digest("v", "s"), digest("v", "s"), digest("v", "s")}, false, false},
+		"empty everywhere":              {[]map[uint32]*replicationv1.SlotDigest{digest("", ""), digest("", "")}, false, false},
+		"one lacks a write":             {[]map[uint32]*replicationv1.SlotDigest{digest("v", "s"), digest("w", "t"), digest("v", "s")}, true, false},
+		"one lacks the slot":            {[]map[uint32]*replicationv1.SlotDigest{digest("v", "s"), digest("", "")}, true, false},
+		"same writes, other content":    {[]map[uint32]*replicationv1.SlotDigest{digest("v", "s"), digest("v", "t")}, false, true},
+		"both":                          {[]map[uint32]*replicationv1.SlotDigest{digest("v", "s"), digest("v", "t"), digest("w", "u")}, true, true},
+		"one didn't answer, two differ": {[]map[uint32]*replicationv1.SlotDigest{nil, digest("v", "s"), digest("w", "t")}, true, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if behind, diverged := compare(7, test.digests); behind != test.behind || diverged != test.diverged {
+				t.Errorf("behind %t, diverged %t", behind, diverged)
+			}
+		})
+	}
+}
+
+func TestConflictsAreFoundByABeginning(t *testing.T) {
+	r := ConflictReport{Conflicts: []Conflict{{Name: "abc1"}, {Name: "abd2"}, {Name: "ab"}}}
+	for name, want := range map[string]string{"abc1": "abc1", "abc": "abc1", "abd": "abd2", "ab": "ab", "a": "", "x": "", "": ""} {
+		got, err := r.Find(name)
+		if got.Name != want || (err == nil) != (want != "") {
+			t.Errorf("%q finds %q, %v", name, got.Name, err)
+		}
+	}
+}
+
+func TestCPUIsCountedByComponent(t *testing.T) {
+	sums := cpuByComponent("/d/regions", []proc.Process{
+		{Dir: "/d/regions/a/kafka", CPU: time.Second},
+		{Dir: "/d/regions/a/pg-s1-1/data", CPU: time.Second},
+		{Dir: "/d/regions/a/pg-s1-1", CPU: time.Second},
+		{Dir: "/elsewhere", CPU: time.Hour},
+		{Dir: "/d/regions", CPU: time.Hour},
+	})
+	if len(sums) != 2 || sums["/d/regions/a/kafka"] != time.Second || sums["/d/regions/a/pg-s1-1"] != 2*time.Second {
+		t.Errorf("sums are %v", sums)
+	}
+	u := newUsage()
+	began := time.Unix(0, 0)
+	u.update(began, map[string]time.Duration{"x": time.Second, "y": time.Minute}, map[string]uint64{"r": 100})
+	u.update(began.Add(10*time.Second), map[string]time.Duration{"x": 3 * time.Second, "y": 0}, map[string]uint64{"r": 150})
+	if cpu, flow := u.of("x", "r"); cpu != 0.2 || flow != 5 {
+		t.Errorf("CPU is %v, events/s %v; want 0.2 and 5", cpu, flow)
+	}
+	if cpu, _ := u.of("y", "r"); cpu != 0 {
+		t.Errorf("a component that was started again has CPU %v", cpu)
+	}
+}
+
+func TestRotateKeepsOneOldLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.log")
+	if err := rotate(path); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close() //nolint:errcheck // a test
+	if err := os.WriteFile(path, []byte(strings.Repeat("x", maxLog)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := rotate(path); err != nil {
+		t.Fatal(err)
+	}
+	// Whoever had it open goes on at its new beginning.
+	if _, err := writer.WriteString("next line\n"); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || string(text) != "next line\n" {
+		t.Errorf("the log is %.40q, %v", text, err)
+	}
+	if old, err := os.Stat(path + ".1"); err != nil || old.Size() != maxLog {
+		t.Errorf("the old log: %v, %v", old, err)
+	}
+	if got := lastLine(path); got != ": next line" {
+		t.Errorf("last line is %q", got)
+	}
+}
+
+func TestComponentNames(t *testing.T) {
+	names, err := ComponentNames(Options{Name: "x", Topology: parse(t, oneRegion), DataDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"alpha/etcd-global", "alpha/etcd-regional", "alpha/redis", "alpha/kafka", "alpha/pg-s1-1", "alpha/pg-s1-2", "alpha/user-a", "alpha/haproxy",
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("names are %v", names)
+	}
+}
+
+func TestRegionState(t *testing.T) {
+	of := func(states ...proc.State) []ComponentStatus {
+		var all []ComponentStatus
+		for _, s := range states {
+			all = append(all, ComponentStatus{Name: engine.Kafka, State: s})
+		}
+		return all
+	}
+	r := &Region{}
+	for want, components := range map[string][]ComponentStatus{
+		regionUp:       of(proc.Ready, proc.Ready),
+		regionStarting: of(proc.Ready, proc.Starting),
+		regionDegraded: of(proc.Ready, proc.Starting, proc.Paused),
+	} {
+		if got := r.state(components); got != want {
+			t.Errorf("%v is %s, want %s", components, got, want)
+		}
+	}
+	r.off = true
+	if got := r.state(of(proc.Killed)); got != regionOff {
+		t.Errorf("without power it is %s", got)
+	}
+}
+
+func TestSlowPatroni(t *testing.T) {
+	for version, want := range map[string]bool{
+		"patroni 3.0.2\n": false, "patroni 3.1.0": false, "patroni 3.2.0": true, "patroni 4.0.4": true, "patroni 2.1": false, "?": false,
+	} {
+		if slowPatroni(version) != want {
+			t.Errorf("%q: %t", version, !want)
+		}
+	}
+}
