@@ -187,6 +187,20 @@ func (r *region) reconciled(t *testing.T) int64 {
 	return r.counted(t, "antipode.replicate.reconciles")
 }
 
+// settle waits until the comparisons of the start are over.
+func (w *world) settle(t *testing.T) {
+	t.Helper()
+	for _, r := range w.regions {
+		last, since := int64(0), time.Now()
+		eventually(t, "comparisons are over", func() bool {
+			if n := r.reconciled(t); n != last {
+				last, since = n, time.Now()
+			}
+			return last > 0 && time.Since(since) > 1500*time.Millisecond
+		})
+	}
+}
+
 // run starts everything in every region.
 func (w *world) run(t *testing.T) {
 	t.Helper()
