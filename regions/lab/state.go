@@ -112,31 +112,60 @@ type Lock struct{ file *os.File }
 
 // Acquire takes the lock of a lab. It returns an error that wraps ErrRunning when another process holds it.
 func Acquire(lab string) (*Lock, error) {
-	if err := os.MkdirAll(RunDir(lab), 0o755); err != nil {
-		return nil, fmt.Errorf("making the lab's run directory: %w", err)
-	}
 	path := filepath.Join(RunDir(lab), "lock")
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("opening the lab's lock: %w", err)
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		holder, _ := os.ReadFile(path) // only for the message
-		closeErr := file.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lab %s is run by process %s: %w", lab, strings.TrimSpace(string(holder)), ErrRunning), closeErr)
+	for {
+		if err := os.MkdirAll(RunDir(lab), 0o755); err != nil {
+			return nil, fmt.Errorf("making the lab's run directory: %w", err)
 		}
-		return nil, errors.Join(fmt.Errorf("locking the lab: %w", err), closeErr)
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // another process has just let go of the lab
+		}
+		if err != nil {
+			return nil, fmt.Errorf("opening the lab's lock: %w", err)
+		}
+		l := &Lock{file}
+		if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			holder, _ := os.ReadFile(path) // only for the message
+			closeErr := file.Close()
+			if errors.Is(err, syscall.EWOULDBLOCK) {
+				return nil, errors.Join(fmt.Errorf("lab %s is run by process %s: %w", lab, strings.TrimSpace(string(holder)), ErrRunning), closeErr)
+			}
+			return nil, errors.Join(fmt.Errorf("locking the lab: %w", err), closeErr)
+		}
+		if !l.current() {
+			if err := file.Close(); err != nil {
+				return nil, fmt.Errorf("closing an old lock: %w", err)
+			}
+			continue
+		}
+		if err := file.Truncate(0); err != nil {
+			return nil, errors.Join(fmt.Errorf("writing the lab's lock: %w", err), l.Release())
+		}
+		if _, err := file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+			return nil, errors.Join(fmt.Errorf("writing the lab's lock: %w", err), l.Release())
+		}
+		return l, nil
 	}
-	l := &Lock{file}
-	if err := file.Truncate(0); err != nil {
-		return nil, errors.Join(fmt.Errorf("writing the lab's lock: %w", err), l.Release())
-	}
-	if _, err := file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
-		return nil, errors.Join(fmt.Errorf("writing the lab's lock: %w", err), l.Release())
-	}
-	return l, nil
 }
 
-// Release lets go of the lab.
-func (l *Lock) Release() error { return l.file.Close() }
+// current says that the locked file is still the one at its path: who lets go of a lab removes it.
+func (l *Lock) current() bool {
+	held, err := l.file.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(l.file.Name())
+	return err == nil && os.SameFile(held, there)
+}
+
+// Release lets go of the lab and removes its run directory.
+func (l *Lock) Release() error {
+	dir := filepath.Dir(l.file.Name())
+	removeErr := os.Remove(l.file.Name())
+	if err := os.Remove(filepath.Join(dir, "control.sock")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		removeErr = errors.Join(removeErr, err)
+	}
+	_ = os.Remove(dir) // stays while another process is about to take the lab
+	return errors.Join(removeErr, l.file.Close())
+}

@@ -181,6 +181,9 @@ func TestLockIsHeldByOne(t *testing.T) {
 	if err := again.Release(); err != nil {
 		t.Error(err)
 	}
+	if _, err := os.Stat(RunDir(name)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the run directory is left: %v", err)
+	}
 }
 
 func TestLagsOfAllInstancesAreMerged(t *testing.T) {

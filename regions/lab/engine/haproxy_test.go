@@ -296,6 +296,31 @@ func TestHAProxyTakesBothProtocolsAndNamesRequests(t *testing.T) {
 	}
 }
 
+func TestHAProxyRefusesHugeBodies(t *testing.T) {
+	front, _, a, b := startHAProxy(t)
+	a.set(false, nil)
+	b.set(false, nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+front+"/v1/users", strings.NewReader(strings.Repeat("x", 3<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("expect", "100-continue")
+	transport := &http.Transport{ExpectContinueTimeout: 10 * time.Second}
+	defer transport.CloseIdleConnections()
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusRequestEntityTooLarge || !strings.Contains(string(body), `"reason":"too_large"`) {
+		t.Errorf("%s: %s, %v", resp.Status, body, err)
+	}
+	if tries := len(a.seen()) + len(b.seen()); tries != 0 {
+		t.Errorf("an instance saw it")
+	}
+}
+
 func TestHAProxyGoesByReadiness(t *testing.T) {
 	front, _, a, b := startHAProxy(t)
 	a.set(true, nil)

@@ -16,16 +16,17 @@ const portHAProxyAdmin = 8404
 
 const (
 	haproxyConnections = 4096
+	haproxyBody        = 2 << 20 // above what the service takes, so that its own, more precise answer comes first
 	partitions         = 8
 )
 
 // balancer is what the template of HAProxy is filled in with.
 type balancer struct {
-	Region                      string
-	Front, Admin                netip.AddrPort
-	AdminPort, MaxConn, Threads int
-	Servers                     []server
-	Problems                    []problem
+	Region                               string
+	Front, Admin                         netip.AddrPort
+	AdminPort, MaxConn, MaxBody, Threads int
+	Servers                              []server
+	Problems                             []problem
 }
 
 type server struct {
@@ -40,10 +41,11 @@ type problem struct {
 }
 
 func (b balancer) render() (string, error) {
-	b.MaxConn, b.Threads = haproxyConnections, 1
+	b.MaxConn, b.MaxBody, b.Threads = haproxyConnections, haproxyBody, 1
 	b.Problems = []problem{
 		{400, "Bad Request", "The request can not be understood as HTTP.", "invalid"},
 		{408, "Request Timeout", "The request did not come in within 10 s.", "deadline"},
+		{413, "Content Too Large", "The body is larger than 2 MiB.", "too_large"},
 		{502, "Bad Gateway", "The service in this region gave no valid answer.", "unknown_outcome"},
 		{503, "Service Unavailable", "No instance of the service in this region takes requests now; try another region, or again.", "draining"},
 		{504, "Gateway Timeout", "The service in this region did not answer in time.", "deadline"},
