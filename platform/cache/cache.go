@@ -123,6 +123,15 @@ func NewClient(addr string) *redis.Client {
 	})
 }
 
+// LogTo sends what the Redis library logs by itself, in the whole process, to log at level debug. What matters is in Stats and in the circuit's changes.
+func LogTo(log *slog.Logger) { redis.SetLogger(libraryLog{log}) }
+
+type libraryLog struct{ log *slog.Logger }
+
+func (l libraryLog) Printf(ctx context.Context, format string, v ...any) {
+	l.log.DebugContext(ctx, "redis", slog.String("message", fmt.Sprintf(format, v...)))
+}
+
 // New makes a Cache. Close ends it.
 func New(c Config) *Cache {
 	if c.TTL <= 0 {

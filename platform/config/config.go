@@ -227,7 +227,7 @@ func missing(v reflect.Value, path string) error {
 				continue
 			}
 			key := join(path, name(f))
-			if f.Tag.Get("config") == "required" && value.IsZero() {
+			if f.Tag.Get("config") == "required" && empty(value) {
 				return &Error{Key: key, Problem: "is missing: must be " + expected(deref(f.Type))}
 			}
 			if err := missing(value, key); err != nil {
@@ -237,6 +237,16 @@ func missing(v reflect.Value, path string) error {
 	default:
 	}
 	return nil
+}
+
+// empty reports whether a value is zero, or a list or mapping of nothing.
+func empty(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Slice, reflect.Map:
+		return v.Len() == 0
+	default:
+		return v.IsZero()
+	}
 }
 
 // unknown is the error of a key that the struct does not have.

@@ -67,6 +67,9 @@ func (s *Service) Delete(ctx context.Context, user id.ID, etag string, remote bo
 
 // change runs one write of a user who is served.
 func (s *Service) change(ctx context.Context, user id.ID, etag string, remote bool, seen Seen, f func(*state.Draft, *userv1.UserRecord) error) (Result, error) {
+	if err := s.mayWrite(); err != nil {
+		return Result{}, err
+	}
 	met, err := s.meet(ctx, user, seen)
 	if err != nil {
 		return Result{}, err
@@ -97,6 +100,13 @@ func (s *Service) change(ctx context.Context, user id.ID, etag string, remote bo
 	return s.finish(ctx, c, remote, !met), nil
 }
 
+func (s *Service) mayWrite() error {
+	if s.c.MayWrite == nil {
+		return nil
+	}
+	return s.c.MayWrite()
+}
+
 // missing is why a user who is not here cannot be changed, when the caller has seen more of it than is here.
 func (s *Service) missing(ctx context.Context, user id.ID, seen Seen, notFound error) error {
 	e, err := s.loadFrom(ctx, store.Primary, user)
@@ -122,7 +132,8 @@ func (s *Service) finish(ctx context.Context, c Copy, remote, unmet bool) Result
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	r.Remote = s.c.Remote.AwaitRemote(ctx, c.ID, c.Vector)
+	_, err := s.c.Remote.AwaitRemote(ctx, c.ID, c.Vector)
+	r.Remote = err == nil // else the write is done all the same, and the answer says how far
 	return r
 }
 

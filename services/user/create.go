@@ -54,6 +54,9 @@ func (s *Service) Create(ctx context.Context, c Creation, seen SeenFunc) (Result
 	if err != nil {
 		return Result{}, err
 	}
+	if err := s.mayWrite(); err != nil {
+		return Result{}, err
+	}
 	n, err := s.begin(canonical, c)
 	if err != nil {
 		return Result{}, err

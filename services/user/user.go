@@ -60,8 +60,8 @@ type Claims interface {
 
 // Remote knows what other regions have.
 type Remote interface {
-	// AwaitRemote reports whether another region's copy of a user covers the vector, as soon as one does, or false when ctx ends.
-	AwaitRemote(ctx context.Context, user id.ID, vector causal.Vector) bool
+	// AwaitRemote names a region whose copy of a user covers the vector, as soon as there is one; it fails when ctx ends first.
+	AwaitRemote(ctx context.Context, user id.ID, vector causal.Vector) (region string, err error)
 }
 
 // Config is what a Service is made from.
@@ -73,6 +73,8 @@ type Config struct {
 	Registry *record.Registry
 	// Remote is nil in a region without peers: durability `remote` is then never reached.
 	Remote Remote
+	// MayWrite, unless nil, is asked before each write; its fault refuses the write.
+	MayWrite func() error
 	// Idempotency is the key under which idempotency keys become ids; the same in every region.
 	Idempotency causal.Key
 	Clock       hlc.Clock

@@ -25,9 +25,12 @@ type Server struct {
 	out   bytes.Buffer
 }
 
-// New starts a server that ends with the test. It fails the test when redis-server is not installed.
+// New starts a server that ends with the test, and skips the test in -short mode. It fails the test when redis-server is not installed.
 func New(tb testing.TB) *Server {
 	tb.Helper()
+	if testing.Short() {
+		tb.Skip("needs redis-server")
+	}
 	s := &Server{}
 	tb.Cleanup(func() { s.Stop(tb) })
 	for range 5 { // another process may take the free port first

@@ -22,9 +22,12 @@ type Cluster struct {
 	members []*embed.Etcd // nil while stopped
 }
 
-// New starts a cluster of n members that ends with the test, and waits until it answers.
+// New starts a cluster of n members that ends with the test, and waits until it answers. It skips the test in -short mode.
 func New(tb testing.TB, n int) *Cluster {
 	tb.Helper()
+	if testing.Short() {
+		tb.Skip("needs etcd")
+	}
 	c := &Cluster{members: make([]*embed.Etcd, n)}
 	ports := freePorts(tb, 2*n)
 	var initial []string

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,12 +34,12 @@ import (
 	"antipode.example/platform/shard"
 	"antipode.example/platform/store"
 	"antipode.example/services/user"
-	"antipode.example/services/user/internal/engines"
+	"antipode.example/services/user/internal/enginestest"
 )
 
 // fixture is one region's service on real engines, without capture and replication: what comes from other regions, tests apply to the store.
 type fixture struct {
-	region *engines.Region
+	region *enginestest.Region
 	store  *store.Store
 	users  *user.Service
 	cache  *cache.Cache
@@ -106,10 +107,13 @@ func (r *remoteSwitch) set(up bool) {
 	r.up = up
 }
 
-func (r *remoteSwitch) AwaitRemote(context.Context, id.ID, causal.Vector) bool {
+func (r *remoteSwitch) AwaitRemote(context.Context, id.ID, causal.Vector) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.up
+	if !r.up {
+		return "", errors.New("no other region has it")
+	}
+	return "eu-west", nil
 }
 
 func testKey(fill string) causal.Key {
@@ -131,7 +135,7 @@ func must[T any](v T, err error) func(*testing.T) T {
 func start(t *testing.T, etcd *etcdtest.Cluster) *fixture {
 	t.Helper()
 	ctx, log := t.Context(), slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	f := &fixture{region: engines.NewRegion(t, 1), remote: &remoteSwitch{}, clock: &movable{}}
+	f := &fixture{region: enginestest.NewRegion(t, 1), remote: &remoteSwitch{}, clock: &movable{}}
 	registry := must(user.NewRegistry())(t)
 	router := must(shard.Open(ctx, f.region.Shards, log))(t)
 	t.Cleanup(func() { _ = router.Close(context.WithoutCancel(ctx)) })

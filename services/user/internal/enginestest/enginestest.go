@@ -1,6 +1,6 @@
-// Package engines runs what one region needs of engines for a test: two PostgreSQL shards with the service's migrated databases, Redis, and a place in an etcd
+// Package enginestest runs what one region needs of engines for a test: two PostgreSQL shards with the service's migrated databases, Redis, and a place in an etcd
 // cluster.
-package engines
+package enginestest
 
 import (
 	"testing"

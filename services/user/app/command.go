@@ -1,0 +1,206 @@
+package app
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"antipode.example/platform/cache"
+	"antipode.example/platform/id"
+	"antipode.example/platform/lifecycle"
+	"antipode.example/platform/store"
+	"antipode.example/platform/telemetry"
+)
+
+// Main runs the command line of userd until it is done or ctx ends. Logs go to stderr, results to stdout.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c := command(stderr) //nolint:contextcheck // cobra hands the context to the commands
+	c.SetArgs(args)
+	c.SetOut(stdout)
+	c.SetErr(stderr)
+	return c.ExecuteContext(ctx)
+}
+
+func command(stderr io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "userd",
+		Short:         "The user service: profiles of users, in every region",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	var file string
+	root.PersistentFlags().StringVar(&file, "config", "", "configuration file (YAML)")
+	open := func() (*App, error) {
+		if file == "" {
+			return nil, errors.New("no configuration: say --config FILE")
+		}
+		cfg, err := Load(file)
+		if err != nil {
+			return nil, err
+		}
+		log, err := telemetry.NewLogger(stderr, cfg.Log)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		cache.LogTo(log)
+		return New(cfg, log)
+	}
+	root.AddCommand(serveCommand(open), migrateCommand(open), syncCommand(open), digestCommand(open))
+	return root
+}
+
+func serveCommand(open func() (*App, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Run the roles of the configuration until SIGTERM or SIGINT",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := open()
+			if err != nil {
+				return err
+			}
+			return a.Run(cmd.Context())
+		},
+	}
+}
+
+func migrateCommand(open func() (*App, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:   "migrate",
+		Short: "Make and migrate the databases of all shards",
+		Long: "Make and migrate the databases of all shards. The first time, the slots are dealt out evenly over the shards, in the order of the configuration.\n" +
+			"Run it again whenever you like: it changes nothing when there is nothing to do. Every shard's primary must answer.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := open()
+			if err != nil {
+				return err
+			}
+			if err := store.Migrate(cmd.Context(), a.cfg.shards(), a.cfg.RegionNumber); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d shards are up to date\n", len(a.cfg.Shards))
+			return err
+		},
+	}
+}
+
+// with runs f while the connections to the engines are open, and nothing else.
+func (a *App) with(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var result error
+	parts := append([]lifecycle.Component{{Name: "telemetry", Start: a.startTelemetry, Stop: a.stopTelemetry}}, a.stores()...)
+	parts = append(parts, lifecycle.Component{Name: "command", Run: func(own context.Context) error {
+		result = f(own)
+		cancel() // the command is done: everything stops, this part first
+		<-own.Done()
+		return nil
+	}})
+	return errors.Join(lifecycle.Run(ctx, a.log, parts...), result)
+}
+
+func syncCommand(open func() (*App, error)) *cobra.Command {
+	var peer string
+	c := &cobra.Command{
+		Use:   "sync",
+		Short: "Compare this region with others and fetch what is missing here",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := open()
+			if err != nil {
+				return err
+			}
+			peers, err := a.peersNamed(peer)
+			if err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(ctx context.Context) error { return a.reconcile(ctx, peers, cmd.OutOrStdout()) })
+		},
+	}
+	c.Flags().StringVar(&peer, "peer", "", "only this region")
+	return c
+}
+
+func (a *App) peersNamed(name string) ([]string, error) {
+	var all []string
+	for _, p := range a.cfg.Peers {
+		all = append(all, p.Region)
+		if p.Region == name {
+			return []string{name}, nil
+		}
+	}
+	if name != "" {
+		return nil, fmt.Errorf("there is no peer %q; there are %q", name, all)
+	}
+	return all, nil
+}
+
+func (a *App) reconcile(ctx context.Context, peers []string, out io.Writer) error {
+	var errs []error
+	for _, p := range peers {
+		r, err := a.replicator.Reconcile(ctx, p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", p, err))
+			continue
+		}
+		_, err = fmt.Fprintf(out, "%s: %d slots compared, %d differed, %d users fetched\n", p, r.Slots, r.Differing, r.Fetched)
+		errs = append(errs, err)
+		if len(r.Diverged) > 0 {
+			errs = append(errs, fmt.Errorf("%s: users with equal vectors and different states, which is a bug: %v", p, r.Diverged))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func digestCommand(open func() (*App, error)) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "digest",
+		Short: "Print the digests of this region's slots",
+		Long: "Print the digests of this region's slots that hold users. Two regions with equal digests hold the same: `vectors` differs when something\n" +
+			"is missing somewhere, `states` differs with equal vectors only when copies have diverged.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			a, err := open()
+			if err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(ctx context.Context) error { return a.digest(ctx, cmd.OutOrStdout(), asJSON) })
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
+	return c
+}
+
+func (a *App) digest(ctx context.Context, out io.Writer, asJSON bool) error {
+	slots, err := a.store.SlotDigests(ctx, 0, id.Slots)
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	lines := json.NewEncoder(w)
+	if !asJSON {
+		if _, err := fmt.Fprintln(w, "SLOT\tUSERS\tVECTORS\tSTATES"); err != nil {
+			return err
+		}
+	}
+	for _, s := range slots {
+		vectors, states := hex.EncodeToString(s.GetVectors()), hex.EncodeToString(s.GetStates())
+		if asJSON {
+			err = lines.Encode(map[string]any{"slot": s.GetSlot(), "users": s.GetUsers(), "vectors": vectors, "states": states})
+		} else {
+			_, err = fmt.Fprintf(w, "%d\t%d\t%.16s\t%.16s\n", s.GetSlot(), s.GetUsers(), vectors, states)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
