@@ -142,6 +142,25 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// A fill that came too late must not make others wait for its lease.
+func TestLateFillEndsItsLease(t *testing.T) {
+	t.Parallel()
+	c := client(t, redistest.New(t))
+	k := open(t, c)
+	if _, err := k.Get(t.Context(), "k", nil, func(ctx context.Context) (Entry, error) {
+		// As if it had been put just before this reader took its lease.
+		e := at(2, "new")
+		e.expires = time.Now().Add(time.Hour)
+		return at(1, "old"), c.Set(ctx, k.prefix+"k", e.encode(), time.Hour).Err()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Exists(t.Context(), k.leaseKey("k")).Result(); n != 0 || err != nil {
+		t.Errorf("the lease is still there (%v)", err)
+	}
+	wantGet(t, k, nil, loads(at(9, "wrong"), new(atomic.Int32)), "new")
+}
+
 func TestGet(t *testing.T) {
 	t.Parallel()
 	s := redistest.New(t)

@@ -3,6 +3,9 @@
 local old = redis.call('GETRANGE', KEYS[1], 0, 7)
 if #old == 8 then
   if struct.unpack('>I8', old) > struct.unpack('>I8', ARGV[1]) then
+    if ARGV[3] ~= '' and redis.call('GET', KEYS[2]) == ARGV[3] then
+      redis.call('DEL', KEYS[2]) -- nobody need wait for this load
+    end
     return 0
   end
 elseif ARGV[3] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[3] then

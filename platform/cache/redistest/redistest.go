@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -66,15 +67,10 @@ func (s *Server) start(tb testing.TB) bool {
 	s.cmd = exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port,
 		"--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", tb.TempDir())
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
-	if err := s.cmd.Start(); err != nil {
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test process that is killed leaves nothing behind
+	if err := s.spawn(); err != nil {
 		tb.Fatalf("start redis-server (is the package redis-server installed?): %v", err)
 	}
-	cmd, ended := s.cmd, make(chan struct{})
-	s.ended = ended
-	go func() {
-		_ = cmd.Wait() // killed, as a rule
-		close(ended)
-	}()
 	for end := time.Now().Add(startTimeout); time.Now().Before(end); {
 		if c, err := net.DialTimeout("tcp", s.Addr, time.Second); err == nil {
 			_ = c.Close()
@@ -93,6 +89,23 @@ func (s *Server) start(tb testing.TB) bool {
 	}
 	s.Stop(tb)
 	return false
+}
+
+// spawn starts the process from a thread that lives as long as the process does: the kernel takes the end of that thread for the end of the parent.
+func (s *Server) spawn() error {
+	cmd, ended, started := s.cmd, make(chan struct{}), make(chan error)
+	s.ended = ended
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // killed, as a rule
+		}
+	}()
+	return <-started
 }
 
 // Stop kills the server and waits for it; connections to it are reset. Stopping twice is allowed.

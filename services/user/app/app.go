@@ -40,6 +40,7 @@ type App struct {
 	clock    hlc.Clock
 	keys     keys
 	registry *record.Registry
+	reach    reach
 
 	telemetry  *telemetry.Telemetry
 	monitor    *health.Monitor
@@ -94,7 +95,7 @@ func (a *App) startTelemetry(ctx context.Context) (err error) {
 	}
 	a.monitor = health.New(health.Config{
 		Log:      a.log,
-		Checks:   map[string]health.Check{"shards": func(ctx context.Context) error { return a.router.Check(ctx) }},
+		Checks:   map[string]health.Check{"shards": func(ctx context.Context) error { return a.reach.check(ctx, a.router.Shards()) }},
 		Services: []string{serviceName},
 	})
 	return nil

@@ -15,7 +15,9 @@ import (
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/rpc"
+	"antipode.example/platform/state"
 	"antipode.example/platform/store"
+	"antipode.example/services/user"
 )
 
 func (f *fixture) testIdempotency(t *testing.T) {
@@ -25,6 +27,7 @@ func (f *fixture) testIdempotency(t *testing.T) {
 	if version := made.field("id")[14]; version != '8' {
 		t.Errorf("id %s is not version 8", made.field("id"))
 	}
+	f.wantKeyedStamps(t, must(id.Parse(made.field("id")))(t))
 	again := f.ok(t, http.MethodPost, "/v1/users", body, key...)
 	if again.body != made.body || again.header.Get(rpc.HeaderDurability) != "local" {
 		t.Errorf("repeated: %s, first: %s", again.body, made.body)
@@ -54,6 +57,22 @@ func (f *fixture) testIdempotency(t *testing.T) {
 	}
 	f.ok(t, http.MethodDelete, "/v1/users/"+made.field("id"), "")
 	f.refused(t, "not_found", http.MethodPost, "/v1/users", fmt.Sprintf(john, made.field("email")), key...)
+}
+
+// wantKeyedStamps checks that what a keyed creation set is stamped at the bottom, so that its repetition in another region overwrites no later change. That
+// the user is active came later.
+func (f *fixture) wantKeyedStamps(t *testing.T, u id.ID) {
+	t.Helper()
+	const status = 9 // the field's number
+	rec := must(f.store.Read(t.Context(), store.Primary, u))(t).Records[state.Key{Type: user.RecordType, ID: u}]
+	for _, l := range rec.GetLeaves() {
+		if (l.GetStamp() == 0) == (l.GetPath()[0] == status) {
+			t.Errorf("leaf %v has stamp %d", l.GetPath(), l.GetStamp())
+		}
+	}
+	if len(rec.GetLeaves()) < 10 {
+		t.Errorf("the record has %d leaves", len(rec.GetLeaves()))
+	}
 }
 
 func (f *fixture) testRace(t *testing.T) {
