@@ -21,7 +21,7 @@ func checkClock(peers []replicate.PeerStatus) error {
 	offsets := []time.Duration{0}
 	for _, p := range peers {
 		if !p.Clock.At.IsZero() && time.Since(p.Clock.At) < freshOffset {
-			offsets = append(offsets, p.Clock.Offset)
+			offsets = append(offsets, certain(p.Clock))
 		}
 	}
 	if len(offsets) < 3 {
@@ -36,4 +36,18 @@ func checkClock(peers []replicate.PeerStatus) error {
 		return fault.New(fault.Clock, "this region's clock cannot be trusted at the moment: it is %v off the other regions'", median.Abs().Round(time.Millisecond))
 	}
 	return nil
+}
+
+// certain is the least offset that a measurement proves. The other clock was read somewhere between question and answer, so on a slow link, or a machine
+// under load, an offset of up to half of the round trip may be none.
+func certain(c replicate.ClockOffset) time.Duration {
+	doubt := c.RTT / 2
+	switch {
+	case c.Offset > doubt:
+		return c.Offset - doubt
+	case c.Offset < -doubt:
+		return c.Offset + doubt
+	default:
+		return 0
+	}
 }

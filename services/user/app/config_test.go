@@ -121,6 +121,9 @@ func TestCheckClock(t *testing.T) {
 	peer := func(offset, age time.Duration) replicate.PeerStatus {
 		return replicate.PeerStatus{Clock: replicate.ClockOffset{Offset: offset, At: now.Add(-age)}}
 	}
+	slow := func(offset, rtt time.Duration) replicate.PeerStatus {
+		return replicate.PeerStatus{Clock: replicate.ClockOffset{Offset: offset, RTT: rtt, At: now}}
+	}
 	for name, x := range map[string]struct {
 		peers   []replicate.PeerStatus
 		refused bool
@@ -133,6 +136,8 @@ func TestCheckClock(t *testing.T) {
 		"two clocks cannot tell":          {[]replicate.PeerStatus{peer(time.Hour, 0)}, false},
 		"old measurements count for none": {[]replicate.PeerStatus{peer(time.Hour, time.Minute), peer(time.Hour, time.Minute)}, false},
 		"never measured":                  {[]replicate.PeerStatus{{}, {}}, false},
+		"slow answers prove nothing":      {[]replicate.PeerStatus{slow(900*time.Millisecond, 1900*time.Millisecond), slow(800*time.Millisecond, 1700*time.Millisecond)}, false},
+		"slow answers, but far off":       {[]replicate.PeerStatus{slow(5*time.Minute, 1900*time.Millisecond), slow(4*time.Minute, 1700*time.Millisecond)}, true},
 		"four clocks":                     {[]replicate.PeerStatus{peer(2*time.Second, 0), peer(2*time.Second, 0), peer(0, 0)}, true},
 	} {
 		err := checkClock(x.peers)

@@ -213,6 +213,12 @@ func (a answer) field(path ...string) string {
 	return string(b)
 }
 
+// time is a member that is a time.
+func (a answer) time(t *testing.T, name string) time.Time {
+	t.Helper()
+	return must(time.Parse(time.RFC3339Nano, a.field(name)))(t)
+}
+
 func (a answer) token() string { return a.header.Get(rpc.HeaderToken) }
 
 // violations are the fields that a problem document names.
