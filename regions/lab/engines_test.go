@@ -3,6 +3,7 @@ package lab_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -193,16 +194,26 @@ func checkStatus(t *testing.T, l *lab.Lab) {
 	if len(s.Regions) != 1 || s.Regions[0].State != "up" || len(s.Regions[0].Components) != 7 {
 		t.Fatalf("status is %+v", s)
 	}
-	roles := map[string]int{}
 	for _, c := range s.Regions[0].Components {
 		if c.State != proc.Ready || c.PID == 0 || c.Processes == 0 || c.Memory == 0 || len(c.Endpoints) == 0 {
 			t.Errorf("component is %+v", c)
 		}
-		roles[c.Detail]++
 	}
-	if roles["primary"] != 1 || roles["sync standby"] != 1 {
-		t.Errorf("roles are %v, want a primary and a synchronous standby", roles)
-	}
+	// A standby hears from Patroni's store that it is the synchronous one, up to a loop after its primary.
+	eventually(t, "a primary and a synchronous standby", func() error {
+		s, err := l.Status(t.Context())
+		if err != nil {
+			return err
+		}
+		roles := map[string]int{}
+		for _, c := range s.Regions[0].Components {
+			roles[c.Detail]++
+		}
+		if roles["primary"] != 1 || roles["sync standby"] != 1 {
+			return fmt.Errorf("roles are %v", roles)
+		}
+		return nil
+	})
 	if !strings.HasPrefix(s.Regions[0].Door, "127.") || s.Regions[0].Front != "198.18.1.1:8080" {
 		t.Errorf("door %s, front %s", s.Regions[0].Door, s.Regions[0].Front)
 	}
