@@ -6,13 +6,13 @@
 // deletion leaves a versioned tombstone, a user never heard of a negative entry of sum 0.
 //
 // Guarantees: an entry is never replaced by an older one. A reader's fill goes in only where an older entry stands or while the lease lives that
-// the reader took when it missed, so that neither a wiped Redis nor an evicted entry lets an old fill in. Every answer carries its vector, so a caller can
+// the reader took when it missed, and what was committed a while ago only where an older entry stands, so that neither a wiped Redis nor an evicted entry lets old data in. Every answer carries its vector, so a caller can
 // tell whether it covers a causal token. The cache is never the truth: when Redis is gone, slow or wiped, answers come from the loader; no method returns an error of Redis.
 //
 // What a reader loaded from a replica may be older than an entry that was there and was evicted, so it is kept for seconds only.
 //
 // Not covered: a write whose Put is lost on the way to Redis (the process was killed between commit and Put, or more than maxUnsent
-// users were written while Redis was away) leaves the older entry until the next Put (capture repeats every write's) or the entry's expiry. Until
+// users were written while Redis was away) leaves the older entry until the next Put or Refresh (capture makes one for every write) or the entry's expiry. Until
 // then readers without a token may see the older copy. Lists are not cached.
 package cache
 
@@ -215,17 +215,27 @@ func (k *Cache) Get(ctx context.Context, key string, need causal.Vector, load Lo
 		if e, err = load(ctx); err != nil {
 			return Entry{}, err
 		}
-		_ = k.send(ctx, key, e, minCost, k.lease()) // goes in only where an older entry stands
+		_ = k.send(ctx, key, e, minCost, refresh)
 	}
 	return e, nil
 }
 
 // Put stores what was just committed, unless a newer version is there. It returns after at most 0.3 s whatever Redis does, and also when ctx is done:
-// the commit has happened, so the entry must follow it. What Redis does not take is kept and repeated.
+// the commit has happened, so the entry must follow it. What Redis does not take is kept and repeated as a Refresh.
 func (k *Cache) Put(ctx context.Context, key string, e Entry) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dialTimeout+callTimeout)
 	defer cancel()
-	if err := k.send(ctx, key, e, minCost, ""); err != nil {
+	if err := k.send(ctx, key, e, minCost, put); err != nil {
+		k.keep(key, e)
+	}
+}
+
+// Refresh replaces an older entry by what was committed at some time before. Where there is none it stores nothing: what it brings may be old by now. Like Put, it
+// returns after at most 0.3 s, and what Redis does not take is kept and repeated.
+func (k *Cache) Refresh(ctx context.Context, key string, e Entry) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dialTimeout+callTimeout)
+	defer cancel()
+	if err := k.send(ctx, key, e, minCost, refresh); err != nil {
 		k.keep(key, e)
 	}
 }
@@ -299,11 +309,14 @@ func (k *Cache) await(ctx context.Context, key string, need causal.Vector) (Entr
 	return Entry{}, false
 }
 
-// Peek is the newest entry that is known: in Redis, or waiting to get there. It loads nothing.
+// Peek is the entry in Redis. It loads nothing. While Redis lacks a Put of this process for the key, there is none: the store knows better than any entry.
 func (k *Cache) Peek(ctx context.Context, key string) (Entry, bool) {
 	k.mu.Lock()
-	kept, found := k.unsent[key]
+	_, behind := k.unsent[key]
 	k.mu.Unlock()
+	if behind {
+		return Entry{}, false
+	}
 	var text []byte
 	err := k.call(func() (err error) {
 		text, err = k.c.Client.Get(ctx, k.prefix+key).Bytes()
@@ -313,17 +326,20 @@ func (k *Cache) Peek(ctx context.Context, key string) (Entry, bool) {
 		return err
 	})
 	if err != nil || text == nil {
-		return kept, found
+		return Entry{}, false
 	}
 	e, err := decode(text)
-	if err != nil || (found && kept.Vector.Sum() > e.Vector.Sum()) {
-		return kept, found
-	}
-	return e, true
+	return e, err == nil
 }
 
-// send runs the script: a put when lease is empty, else a fill under that lease.
-func (k *Cache) send(ctx context.Context, key string, e Entry, cost time.Duration, lease string) error {
+// How an entry is set, other than by a reader under its lease; see set.lua.
+const (
+	put     = "put"
+	refresh = "refresh"
+)
+
+// send runs the script: how is put, refresh or the lease of a reader that fills.
+func (k *Cache) send(ctx context.Context, key string, e Entry, cost time.Duration, how string) error {
 	ttl := k.c.TTL
 	if e.Value == nil {
 		ttl = k.c.AbsentTTL
@@ -334,7 +350,7 @@ func (k *Cache) send(ctx context.Context, key string, e Entry, cost time.Duratio
 	ttl = time.Duration(float64(ttl) * (0.9 + 0.2*rand.Float64())) //nolint:gosec // jitter
 	e.expires, e.cost = k.c.Clock.Now().Add(ttl), max(cost, minCost)
 	return k.call(func() error {
-		return k.set.Run(ctx, k.c.Client, []string{k.prefix + key, k.leaseKey(key)}, e.encode(), ttl.Milliseconds(), lease).Err()
+		return k.set.Run(ctx, k.c.Client, []string{k.prefix + key, k.leaseKey(key)}, e.encode(), ttl.Milliseconds(), how).Err()
 	})
 }
 
@@ -394,7 +410,7 @@ func (k *Cache) flushUnsent(ctx context.Context) {
 		}
 		k.mu.Unlock()
 		for key, e := range todo {
-			if k.send(ctx, key, e, minCost, "") != nil {
+			if k.send(ctx, key, e, minCost, refresh) != nil {
 				break // Redis is still away
 			}
 			k.mu.Lock()

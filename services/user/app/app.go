@@ -195,7 +195,8 @@ func (a *App) refresh(ctx context.Context, users map[id.ID]store.Written) {
 	}
 }
 
-// repeat puts users into the cache once more, from the events that capture decodes: their writers may have died between commit and cache.
+// repeat refreshes users in the cache from the events that capture decodes: their writers may have died between commit and cache. An event is as old as
+// capture is behind, and other regions' writes may have been applied since.
 func (a *App) repeat(ctx context.Context, events []*replicationv1.Event) {
 	for _, ev := range events {
 		u, err := id.FromBytes(ev.GetUserId())
@@ -211,7 +212,7 @@ func (a *App) repeat(ctx context.Context, events []*replicationv1.Event) {
 				a.log.ErrorContext(ctx, "event is not cached", slog.String("user_id", u.String()), slog.Any("error", err))
 				continue
 			}
-			a.cache.Put(ctx, user.CacheKey(u), e)
+			a.cache.Refresh(ctx, user.CacheKey(u), e)
 		}
 	}
 }
