@@ -51,7 +51,14 @@ func options(t *testing.T, name string) lab.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(data) })
+	t.Cleanup(func() {
+		if t.Failed() {
+			to := filepath.Join("artifacts", time.Now().UTC().Format("20060102T150405"))
+			err := os.CopyFS(to, os.DirFS(filepath.Join(data, name, "logs")))
+			t.Logf("the lab's logs are in regions/lab/%s (%v)", to, err)
+		}
+		_ = os.RemoveAll(data)
+	})
 	if err := os.Chmod(data, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -222,6 +229,8 @@ func checkStatus(t *testing.T, l *lab.Lab) {
 func checkFailover(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	r := l.Regions()[0]
+	ready := func() error { return engine.ShardReady(t.Context(), r.Dial, r.Topology, 0) }
+	eventually(t, "a standby that may take over", ready)
 	primary, timeline := -1, 0
 	for node := range 2 {
 		if n, err := engine.AskNode(t.Context(), r.Dial, r.Topology, 0, node); err == nil && n.Primary() {
@@ -258,7 +267,7 @@ func checkFailover(t *testing.T, l *lab.Lab) {
 	if err := l.Act(t.Context(), lab.Begin, killed); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the killed one to follow", func() error { return engine.ShardReady(t.Context(), r.Dial, r.Topology, 0) })
+	eventually(t, "the killed one to follow", ready)
 }
 
 func psql(t *testing.T, l *lab.Lab, host, sql string) (string, error) {

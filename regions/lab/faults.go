@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -147,15 +146,11 @@ func (r *Region) killStrangers(ctx context.Context) error {
 		}
 		found := make([]proc.Process, 0, len(pids))
 		for _, p := range pids {
-			if p != pid() {
-				found = append(found, proc.Process{PID: p})
-			}
+			found = append(found, proc.Process{PID: p})
 		}
 		return found, nil
 	})
 }
-
-func pid() int { return os.Getpid() }
 
 // connectParams keeps trying a silent region often: people wait for the answer.
 func connectParams() grpc.ConnectParams {

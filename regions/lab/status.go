@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -82,7 +83,7 @@ type Replication struct {
 // Status looks at everything. It takes up to about a second when services do not answer.
 func (l *Lab) Status(ctx context.Context) (Status, error) {
 	s := Status{
-		Lab: l.opts.Name, Topology: l.opts.Topology.Name, Dir: l.site.Dir, PID: pid(),
+		Lab: l.opts.Name, Topology: l.opts.Topology.Name, Dir: l.site.Dir, PID: os.Getpid(),
 		Regions: make([]RegionStatus, len(l.regions)),
 	}
 	all, err := proc.Census()
@@ -97,7 +98,7 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 	if !l.started.IsZero() {
 		s.UpSeconds = time.Since(l.started).Seconds()
 	}
-	s.MemoryBytes = proc.PSS(pid())
+	s.MemoryBytes = proc.PSS(os.Getpid())
 	s.CPU, _ = l.usage.of(supervisor, "")
 	for _, r := range s.Regions {
 		s.MemoryBytes += r.MemoryBytes

@@ -19,8 +19,8 @@ func (n *Namespace) Start(cmd *exec.Cmd) error {
 	})
 }
 
-// Pids lists the processes that are inside the namespace now, whoever started them. Processes that this one may not look
-// at are left out.
+// Pids lists the processes that are inside the namespace now, whoever started them. This process, of which any thread may be inside for
+// a moment (Do), is left out, and so are processes that it may not look at.
 func (n *Namespace) Pids() ([]int, error) {
 	link, err := n.link()
 	if err != nil {
@@ -38,7 +38,7 @@ func (n *Namespace) Pids() ([]int, error) {
 		}
 		// A process that ended meanwhile can't be read, nor can a zombie.
 		target, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
-		if err == nil && target == link {
+		if err == nil && target == link && pid != os.Getpid() {
 			pids = append(pids, pid)
 		}
 	}

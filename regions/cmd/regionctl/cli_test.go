@@ -36,7 +36,8 @@ func TestErrorsNameTheFix(t *testing.T) {
 		args []string
 		want string
 	}{
-		"not running":            {[]string{"status"}, "regionctl --lab nosuchlab up"},
+		"not running":            {[]string{"status"}, "up"},
+		"not running, elsewhere": {[]string{"--data", "/srv/labs", "status"}, "regionctl --lab nosuchlab --data /srv/labs up"},
 		"an unknown format":      {[]string{"status", "-o", "yaml"}, "text or json"},
 		"an unknown topology":    {[]string{"up", "--topology", "nosuch"}, "nosuch"},
 		"a typo in a topology":   {[]string{"up", "--topology", typo}, "regoins"},
@@ -47,7 +48,7 @@ func TestErrorsNameTheFix(t *testing.T) {
 		"a rate that is none":    {[]string{"link", "set", "a", "b", "--rate", "fast"}, "--rate"},
 		"one way from one":       {[]string{"link", "cut", "a", "--one-way"}, "two regions"},
 		"kill without a name":    {[]string{"kill"}, "at least 1 arg"},
-		"exec without a lab":     {[]string{"exec", "us-east", "--", "true"}, "regionctl --lab nosuchlab up"},
+		"exec without a lab":     {[]string{"exec", "us-east", "--", "true"}, "up"},
 		"exec without program":   {[]string{"exec", "us-east", "--", "no-such-program"}, "no-such-program"},
 		"logs that aren't there": {[]string{"logs", "us-east/kafka"}, "no log yet"},
 	}

@@ -90,10 +90,14 @@ func (s *settings) advise(err error) error {
 
 // command is a command line for the same lab, to paste.
 func (s *settings) command(args string) string {
+	words := []string{"regionctl"}
 	if s.lab != lab.DefaultName {
-		return "regionctl --lab " + s.lab + " " + args
+		words = append(words, "--lab", s.lab)
 	}
-	return "regionctl " + args
+	if s.data != lab.DefaultDataDir() {
+		words = append(words, "--data", s.data)
+	}
+	return strings.Join(append(words, args), " ")
 }
 
 type completion = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)

@@ -119,24 +119,32 @@ func AskNode(ctx context.Context, dial Dial, r topology.Region, shard, node int)
 	return n, nil
 }
 
-// ShardReady returns nil once a shard has a primary and, if it has more than one node, a synchronous standby that streams:
-// before that, losing the primary would lose what it acknowledged.
+// ShardReady returns nil once a shard can lose any node: it has a primary and, if it has more than one node, a synchronous standby that streams and
+// that Patroni's store names. Before it streams, losing the primary would lose what it acknowledged; before it is named, nobody would take over.
 func ShardReady(ctx context.Context, dial Dial, r topology.Region, shard int) error {
 	var last error
+	primary, streams, named := false, false, false
 	for node := range r.NodesPerShard {
 		n, err := AskNode(ctx, dial, r, shard, node)
 		switch {
 		case err != nil:
 			last = err
-		case !n.Primary():
-		case r.NodesPerShard == 1 || n.Synchronous():
-			return nil
-		default:
-			return fmt.Errorf("shard s%d has a primary, but no synchronous standby that streams", shard+1)
+		case n.Primary():
+			primary, streams = true, n.Synchronous()
+		case n.SyncStandby:
+			named = true
 		}
 	}
-	if last != nil {
+	switch {
+	case !primary && last != nil:
 		return fmt.Errorf("shard s%d has no primary: %w", shard+1, last)
+	case !primary:
+		return fmt.Errorf("shard s%d has no primary", shard+1)
+	case r.NodesPerShard == 1 || streams && named:
+		return nil
+	case streams:
+		return fmt.Errorf("shard s%d has a synchronous standby that Patroni doesn't name yet", shard+1)
+	default:
+		return fmt.Errorf("shard s%d has a primary, but no synchronous standby that streams", shard+1)
 	}
-	return fmt.Errorf("shard s%d has no primary", shard+1)
 }
