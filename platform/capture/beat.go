@@ -13,9 +13,9 @@ type Beater interface {
 	Heartbeat(ctx context.Context) error
 }
 
-// Beat writes heartbeats once a second until ctx ends, in one process of the region at a time. Capture carries them to the topic by the path of events.
+// Beat writes heartbeats every two seconds until ctx ends, in one process of the region at a time. Capture carries them to the topic by the path of events.
 func Beat(ctx context.Context, leases *lease.Leases, shards Beater, log *slog.Logger) {
-	const every, limit = time.Second, 5 * time.Second
+	const every, limit = 2 * time.Second, 5 * time.Second
 	leases.Hold(ctx, "heartbeat", func(ctx context.Context, _ *lease.Held) error {
 		tick := time.NewTicker(every)
 		defer tick.Stop()

@@ -142,12 +142,12 @@ func (r *Replicator) Peers() []PeerStatus {
 }
 
 const (
-	pingEvery = time.Second
+	pingEvery = 2 * time.Second
 	// pingLimit bounds a ping: longer than any round trip that is worth measuring.
 	pingLimit = 2 * time.Second
 )
 
-// ping asks the region for its clock once a second.
+// ping asks the region for its clock every two seconds.
 func (r *Replicator) ping(ctx context.Context, p *peer) {
 	for {
 		var answer *replicationv1.PingResponse

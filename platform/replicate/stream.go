@@ -22,7 +22,7 @@ const (
 	maxGroup      = 500
 	maxGroupBytes = 4 << 20
 	// idlePosition is how often the position of a log without events is stored.
-	idlePosition = 5 * time.Second
+	idlePosition = 30 * time.Second
 	// callLimit bounds a call to the store.
 	callLimit = 30 * time.Second
 )

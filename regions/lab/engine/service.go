@@ -17,7 +17,7 @@ const portHAProxyAdmin = 8404
 const (
 	haproxyConnections = 4096
 	haproxyBody        = 2 << 20 // above what the service takes, so that its own, more precise answer comes first
-	partitions         = 8
+	partitions         = 4
 )
 
 // balancer is what the template of HAProxy is filled in with.

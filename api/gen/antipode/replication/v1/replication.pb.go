@@ -135,7 +135,7 @@ func (x *Event) GetCommitUnixMs() int64 {
 	return 0
 }
 
-// Heartbeat is written once a second by each shard and service of a region into the region's own log, by the path of events.
+// Heartbeat is written every two seconds by each shard and service of a region into the region's own log, by the path of events.
 type Heartbeat struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
