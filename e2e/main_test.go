@@ -13,17 +13,14 @@ import (
 	"testing"
 	"time"
 
+	"antipode.example/e2e/bounds"
 	"antipode.example/regions/lab"
 )
 
 // labName is the lab of these tests: two runs at once would be one too many for a machine, and the second says so.
 const labName = "e2e"
 
-var (
-	accept = flag.Bool("accept", false, "run counts and time bounds in full, and print measured against bound")
-	world  *lab.Lab
-	bounds table
-)
+var world *lab.Lab
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -44,9 +41,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		return 1
 	}
-	if *accept {
-		fmt.Print(bounds.String())
-	}
+	bounds.Print(os.Stdout)
 	return code
 }
 
@@ -79,7 +74,7 @@ func withLab(ctx context.Context, tests func() int) (code int, err error) {
 		return 0, errors.Join(fmt.Errorf("start the lab: %w", err), keepLogs(dir))
 	}
 	fmt.Printf("e2e: the lab was up after %.1f s\n", time.Since(began).Seconds())
-	bounds.add("cold start of three regions", time.Since(began), 90*time.Second)
+	bounds.Add("cold start of three regions", time.Since(began), 90*time.Second)
 
 	interrupted := context.AfterFunc(ctx, func() { // the test that runs cannot be ended; what was started can
 		_ = world.Close(context.WithoutCancel(ctx)) // the next start takes away what is left

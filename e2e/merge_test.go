@@ -9,13 +9,14 @@ import (
 	"testing"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/e2e/bounds"
 	"antipode.example/platform/id"
 )
 
 // TestDifferentFieldsAreAllKept: two regions that cannot see each other change different fields of one user, and a third adds to a set.
 func TestDifferentFieldsAreAllKept(t *testing.T) {
 	east, west, south := region(t, "us-east"), region(t, "eu-west"), region(t, "ap-south")
-	for i := range times(20, 2) {
+	for i := range bounds.Times(20, 2) {
 		c := &client{}
 		u := c.create(t, east, "John")
 		c.get(t, west, u.GetId())
@@ -98,7 +99,7 @@ func TestCauseBeforeEffect(t *testing.T) {
 	c.get(t, south, u.GetId())
 	heal := cut(t, east, south)
 
-	rounds := times(200, 10)
+	rounds := bounds.Times(200, 10)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var watcher sync.WaitGroup

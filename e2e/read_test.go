@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
+	"antipode.example/e2e/bounds"
 	"antipode.example/regions/lab"
 )
 
@@ -23,7 +24,7 @@ func TestReadElsewhereAtOnce(t *testing.T) {
 	east, west := region(t, "us-east"), region(t, "eu-west")
 	conn := dial(t, west)
 	var took []time.Duration
-	for i := range times(200, 10) + 1 {
+	for i := range bounds.Times(200, 10) + 1 {
 		c := &client{}
 		created := c.create(t, east, "John")
 		began := time.Now()
@@ -39,7 +40,7 @@ func TestReadElsewhereAtOnce(t *testing.T) {
 		}
 	}
 	link, _ := world.Topology().Link("us-east", "eu-west")
-	bounds.within(t, "read in eu-west what was just created in us-east, p95", percentile(took, 95), link.RTT/2+link.RTT+50*time.Millisecond)
+	bounds.Within(t, "read in eu-west what was just created in us-east, p95", bounds.Percentile(took, 95), link.RTT/2+link.RTT+50*time.Millisecond)
 }
 
 // readGRPC is get over gRPC.

@@ -1,0 +1,118 @@
+package operate
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"antipode.example/regions/lab"
+)
+
+// walk runs the README's walk to the letter, with this lab's regionctl and doors, and returns what every region shows of its user at the end.
+func (o *operator) walk(t *testing.T, s lab.Status) (user string) {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := o.mine(s, commands(string(readme), "A walk"))
+	if n := strings.Count(script, "curl "); n < 5 {
+		t.Fatalf("the README's walk has only %d requests; are its commands still indented?\n%s", n, script)
+	}
+	printed := o.shell(t, strings.ReplaceAll(script, "/tmp/created", filepath.Join(t.TempDir(), "created")))
+	for _, want := range []string{
+		`"id":`, "antipode-token: ", // created
+		`"firstName":"Jack"`, `"lastName":"Smythe"`, // both changes
+	} {
+		if !strings.Contains(strings.ToLower(printed), strings.ToLower(want)) {
+			t.Fatalf("the README's walk prints no %s:\n%s", want, printed)
+		}
+	}
+
+	// What its last commands may have been too early for.
+	o.eventually(t, "all regions hold the same", func(ctx context.Context) error {
+		out, err := o.command(ctx, "digest").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	var report lab.ConflictReport
+	o.read(t, &report, "conflicts", "list")
+	if len(report.Conflicts) != 1 || report.Conflicts[0].Field != "display_name" {
+		t.Fatalf("the walk leaves one conflict, about display_name, but there are %+v", report.Conflicts)
+	}
+	lost := report.Conflicts[0]
+	if out := o.must(t, "conflicts", "show", lost.Name); !strings.Contains(out, lost.UserID) || !strings.Contains(out, lost.Won) {
+		t.Errorf("conflicts show lacks user or winner:\n%s", out)
+	}
+	o.must(t, "conflicts", "restore", lost.Name)
+	o.must(t, "sync")
+	user = o.shell(t, o.mine(s, "curl -sf http://127.10.1.1:8080/v1/users/"+lost.UserID))
+	if !strings.Contains(user, `"displayName":`+lost.Lost) {
+		t.Fatalf("after restoring %s: %s", lost.Lost, user)
+	}
+	o.sees(t, user)
+	return user
+}
+
+// sees wants every region to show the same user.
+func (o *operator) sees(t *testing.T, user string) {
+	t.Helper()
+	s := o.status(t)
+	id := regexp.MustCompile(`"id":"([^"]+)"`).FindStringSubmatch(user)
+	if len(id) == 0 {
+		t.Fatalf("no id in %s", user)
+	}
+	for i := range s.Regions {
+		url := fmt.Sprintf("http://127.10.%d.1:8080/v1/users/%s", i+1, id[1])
+		o.eventually(t, s.Regions[i].Name+" shows the user", func(ctx context.Context) error {
+			out, err := exec.CommandContext(ctx, "sh", "-c", o.mine(s, "curl -sf "+url)).Output()
+			if err != nil || string(out) != user {
+				return fmt.Errorf("it shows %s (%w), want %s", out, err, user)
+			}
+			return nil
+		})
+	}
+}
+
+// commands are the indented lines below a heading.
+func commands(markdown, heading string) string {
+	_, section, _ := strings.Cut(markdown, "\n## "+heading+"\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var lines []string
+	for line := range strings.Lines(section) {
+		if code, ok := strings.CutPrefix(line, "    "); ok {
+			lines = append(lines, code)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// mine turns commands of the README into commands for this lab.
+func (o *operator) mine(s lab.Status, script string) string {
+	script = strings.ReplaceAll(script, "bin/regionctl", fmt.Sprintf("%s --lab %s --data %s", o.bin, labName, o.data))
+	for i, r := range s.Regions {
+		door := netip.MustParseAddrPort(r.Door)
+		script = strings.ReplaceAll(script, fmt.Sprintf("127.10.%d.1:8080", i+1), door.String())
+	}
+	return script
+}
+
+func (o *operator) shell(t *testing.T, script string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "bash", "-c", script).CombinedOutput()
+	// The last commands of the walk look at what may still be on its way.
+	if err != nil && ctx.Err() != nil {
+		t.Fatalf("%v\n%s\n%s", err, script, out)
+	}
+	return string(out)
+}
