@@ -55,7 +55,7 @@ func BenchmarkLag(b *testing.B) {
 				report(b, r, "ms", oneWay(b, world, r))
 			}
 		})
-		for _, rate := range []int{10, 100} {
+		for _, rate := range []int{10, 40} {
 			b.Run(fmt.Sprintf("round=%d/rate=%d", round+1, rate), func(b *testing.B) {
 				lags, achieved := c.run(b, rate)
 				for i, r := range others {

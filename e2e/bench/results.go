@@ -140,7 +140,7 @@ func comparisons(short bool) []comparison {
 		return all
 	}
 	for _, region := range []string{"eu-west", "ap-south"} {
-		for _, rate := range []string{"10", "100"} {
+		for _, rate := range []string{"10", "40"} {
 			for _, p := range []string{"p50", "p95", "p99"} {
 				all = append(all, comparison{
 					fmt.Sprintf("us-east → %s, %s writes/s: lag, %s", region, rate, p), "one-way delay of the link", "ms",

@@ -21,7 +21,7 @@ import (
 const (
 	// pollCache is how often a waiting request looks into the cache, which applied events refresh, and pollStore, in looks, how often into the primary.
 	pollCache = 10 * time.Millisecond
-	pollStore = 5
+	pollStore = 20
 	// reserve is what a waiting request keeps of the caller's deadline for its answer.
 	reserve = 100 * time.Millisecond
 	// batchWidth is how many users of a batch are read at the same time.

@@ -18,8 +18,9 @@ import (
 
 // backend is a fake service instance: h2c for clients, HTTP for readiness.
 type backend struct {
-	name string
-	addr netip.Addr
+	stops []func()
+	name  string
+	addr  netip.Addr
 
 	mu       sync.Mutex
 	unready  bool
@@ -85,7 +86,9 @@ func (b *backend) start(t *testing.T, port, admin uint16) {
 		s := &http.Server{Handler: h, Protocols: &both, ReadHeaderTimeout: time.Second}
 		done := make(chan struct{})
 		go func() { defer close(done); _ = s.Serve(l) }()
-		t.Cleanup(func() { _ = s.Close(); <-done })
+		stop := func() { _ = s.Close(); <-done }
+		b.stops = append(b.stops, stop)
+		t.Cleanup(stop)
 	}
 }
 
@@ -332,16 +335,33 @@ func TestHAProxyGoesByReadiness(t *testing.T) {
 		}
 		return len(a.seen()) == 0
 	})
+	a.set(false, nil)
 	b.set(true, nil)
+	waitFor(t, "a to be back and b to be out", func() bool {
+		b.set(true, nil)
+		for range 10 {
+			try(t, http.MethodGet, "http://"+front+"/", nil)
+		}
+		return len(b.seen()) == 0
+	})
+	a.set(true, nil)
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		served := map[string]bool{}
+		waitFor(t, "both to serve "+method+", as none is ready", func() bool {
+			got := try(t, method, "http://"+front+"/", nil)
+			if got != nil && got.status == http.StatusOK {
+				served[got.body] = true
+			}
+			return served["a"] && served["b"]
+		})
+	}
+	for _, stop := range append(a.stops, b.stops...) {
+		stop()
+	}
 	waitFor(t, "an answer of the balancer itself", func() bool {
 		got := try(t, http.MethodGet, "http://"+front+"/", nil)
 		return got != nil && got.status == 503 && got.header.Get("content-type") == "application/problem+json" &&
 			strings.Contains(got.body, `"reason":"draining"`) && got.header.Get("x-request-id") != ""
-	})
-	a.set(false, nil)
-	waitFor(t, "a to be back", func() bool {
-		got := try(t, http.MethodGet, "http://"+front+"/", nil)
-		return got != nil && got.body == "a"
 	})
 }
 
