@@ -46,6 +46,9 @@ var (
 	ErrGone = errors.New("reservation has ended")
 )
 
+// prefix of the keys of claims on addresses; the id of the secret and the hash follow.
+const prefix = "/antipode/claims/email/"
+
 // Key names a claim.
 type Key string
 
@@ -101,7 +104,7 @@ func (c *Claims) EmailKey(canonical string) Key {
 	m := hmac.New(sha256.New, c.secret.Secret)
 	m.Write([]byte("antipode claim\x00email\x00"))
 	m.Write([]byte(canonical))
-	return Key("/antipode/claims/email/" + c.secret.ID + "/" + hex.EncodeToString(m.Sum(nil)))
+	return Key(prefix + c.secret.ID + "/" + hex.EncodeToString(m.Sum(nil)))
 }
 
 // Reserve claims key for user until the lease ends, so that Confirm can follow; a claim that is this user's already is taken as it is. It fails with ErrTaken
@@ -184,6 +187,47 @@ func (c *Claims) Release(ctx context.Context, key Key, user id.ID) error {
 		return broken(ctx, "release claim", err)
 	}
 	return nil
+}
+
+// Held is a claim with its key.
+type Held struct {
+	Key Key
+	Claim
+}
+
+// List answers up to limit claims on addresses after a key, in the order of keys; an empty key means from the start. It is linearizable.
+func (c *Claims) List(ctx context.Context, after Key, limit int) ([]Held, error) {
+	ctx, cancel := quorum(ctx)
+	defer cancel()
+	from := prefix + c.secret.ID + "/"
+	end := clientv3.GetPrefixRangeEnd(from)
+	if after != "" {
+		from = string(after) + "\x00"
+	}
+	r, err := c.etcd.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)))
+	if err != nil {
+		return nil, broken(ctx, "list claims", err)
+	}
+	all := make([]Held, 0, len(r.Kvs))
+	for _, kv := range r.Kvs {
+		claim, _, err := found([]*mvccpb.KeyValue{kv})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Held{Key(kv.GetKey()), claim})
+	}
+	return all, nil
+}
+
+// ReleaseAt frees a claim if it has not changed since the revision at which it was read, and reports whether it did.
+func (c *Claims) ReleaseAt(ctx context.Context, key Key, revision int64) (bool, error) {
+	ctx, cancel := quorum(ctx)
+	defer cancel()
+	r, err := c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(string(key)), "=", revision)).Then(clientv3.OpDelete(string(key))).Commit()
+	if err != nil {
+		return false, broken(ctx, "release claim", err)
+	}
+	return r.Succeeded, nil
 }
 
 // Consistency says how fresh a Lookup must be.

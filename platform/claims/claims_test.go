@@ -86,6 +86,40 @@ func TestLifeOfAClaim(t *testing.T) {
 		reserve(t, k, john)
 		want(t, k, john, true) // reserving again does not put it back under a lease
 	})
+	t.Run("list, release at a revision", func(t *testing.T) {
+		k := fresh()
+		reserve(t, k, john)
+		confirm(t, k, john)
+		seen := func() (held Held, n int) {
+			for after := Key(""); ; n++ {
+				page, err := c.List(ctx, after, 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(page) == 0 {
+					return held, n
+				}
+				if after = page[0].Key; after == k {
+					held = page[0]
+				}
+			}
+		}
+		before, n := seen()
+		if before.User != john || !before.Confirmed || n < 2 {
+			t.Fatalf("of %d listed claims this is %+v", n, before)
+		}
+		confirm(t, k, john) // as by a change of address that goes on
+		if done, err := c.ReleaseAt(ctx, k, before.Revision); done || err != nil {
+			t.Fatalf("a claim that has changed since was released: %t, %v", done, err)
+		}
+		now, _ := seen()
+		if done, err := c.ReleaseAt(ctx, k, now.Revision); !done || err != nil {
+			t.Fatalf("ReleaseAt: %t, %v", done, err)
+		}
+		if _, ok, err := c.Lookup(ctx, k, Linearizable); ok || err != nil {
+			t.Errorf("after the release: %t, %v", ok, err)
+		}
+	})
 	t.Run("taken", func(t *testing.T) {
 		k := fresh()
 		reserve(t, k, john)

@@ -153,6 +153,28 @@ func (r *Replicator) fetch(ctx context.Context, p *peer, users []id.ID) (int, er
 	return r.merge(ctx, p, answer.GetStates())
 }
 
+// SameEverywhere reports whether every other region has exactly this vector of a user. A region that doesn't answer is an error. It needs no Run.
+func (r *Replicator) SameEverywhere(ctx context.Context, user id.ID, v causal.Vector) (bool, error) {
+	for _, p := range r.peers {
+		var answer *replicationv1.FetchResponse
+		err := p.call(ctx, syncLimit, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
+			answer, err = c.Fetch(ctx, &replicationv1.FetchRequest{UserIds: [][]byte{user[:]}})
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+		there := causal.Vector{} // of a user that the region has never heard of
+		for _, s := range answer.GetStates() {
+			there = causal.VectorOf(s.GetVector())
+		}
+		if !there.Equal(v) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // merge merges States, leaving out those that are malformed.
 func (r *Replicator) merge(ctx context.Context, p *peer, states []*replicationv1.State) (int, error) {
 	n := 0

@@ -350,6 +350,32 @@ func TestAwaitRemote(t *testing.T) {
 	}
 }
 
+func TestSameEverywhere(t *testing.T) {
+	w := newWorld(t, 1, 1, 1)
+	w.run(t)
+	a := w.regions[0]
+	user := newUser(t)
+	written := a.mustSet(t, user, "title", "here")
+	eventually(t, "all regions have it", func() bool {
+		same, err := a.replicator.SameEverywhere(t.Context(), user, written.Vector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return same
+	})
+	if same, err := a.replicator.SameEverywhere(t.Context(), newUser(t), nil); err != nil || !same {
+		t.Errorf("a user nobody has heard of: %t, %v", same, err)
+	}
+	w.regions[2].mustSet(t, user, "title", "changed elsewhere")
+	if same, err := a.replicator.SameEverywhere(t.Context(), user, written.Vector); err != nil || same {
+		t.Errorf("after a write elsewhere: %t, %v", same, err)
+	}
+	w.regions[2].stopServer()
+	if _, err := a.replicator.SameEverywhere(t.Context(), user, written.Vector); err == nil {
+		t.Error("a region that does not answer was taken for one that agrees")
+	}
+}
+
 // Copies that differ under equal vectors are found and named.
 func TestDivergenceIsReported(t *testing.T) {
 	w := newWorld(t, 1, 1)

@@ -174,10 +174,14 @@ func (s *Store) readStates(ctx context.Context, sh *shard.Shard, users []id.ID) 
 
 // List is described at Interface. It reads from the primaries. A record's create time is to the microsecond.
 func (s *Store) List(ctx context.Context, recordType string, after time.Time, afterID id.ID, limit int) ([]Listed, error) {
+	return s.list(ctx, limit, visibleSQL, recordType, after, [16]byte(afterID), limit)
+}
+
+func (s *Store) list(ctx context.Context, limit int, sql string, args ...any) ([]Listed, error) {
 	var all []Listed
 	var mu sync.Mutex
 	err := s.each(func(sh *shard.Shard) error {
-		part, err := listShard(ctx, sh, recordType, after, afterID, limit)
+		part, err := listShard(ctx, sh, sql, args...)
 		if err != nil {
 			return err
 		}
@@ -198,7 +202,7 @@ func (s *Store) List(ctx context.Context, recordType string, after time.Time, af
 	return all[:min(len(all), limit)], nil
 }
 
-func listShard(ctx context.Context, sh *shard.Shard, recordType string, after time.Time, afterID id.ID, limit int) ([]Listed, error) {
+func listShard(ctx context.Context, sh *shard.Shard, sql string, args ...any) ([]Listed, error) {
 	var part []Listed
 	err := sh.Primary.Query(ctx, "list records", func(r pgx.Rows) error {
 		var user [16]byte
@@ -217,8 +221,6 @@ func listShard(ctx context.Context, sh *shard.Shard, recordType string, after ti
 		}
 		part = append(part, l)
 		return nil
-	}, `select r.user_id, r.create_time, r.body, c.vector from records r join slots s on s.slot = r.slot and s.owned join causality c on c.user_id = r.user_id
-		where r.type = $1 and r.visible and (r.create_time, r.id) > ($2, $3) order by r.create_time, r.id limit $4`,
-		recordType, after, [16]byte(afterID), limit)
+	}, sql, args...)
 	return part, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,22 +43,40 @@ type Change struct {
 	Remote bool
 }
 
-// Update changes a user. Errors: not_found; etag_mismatch; token_ahead, when the user is not here but the caller has seen it.
+// Update changes a user. Errors: not_found; etag_mismatch; token_ahead, when the user is not here but the caller has seen it; for a new address also those of Create.
 func (s *Service) Update(ctx context.Context, c Change, seen Seen) (Result, error) {
+	if slices.Contains(c.Paths, emailField) {
+		now, err := s.Get(ctx, c.User, Seen{Vector: seen.Vector, StaleOK: true})
+		if err != nil {
+			return Result{}, err
+		}
+		if now.Record.GetEmail() != c.Patch.GetEmail() {
+			return s.updateAddress(ctx, c, seen)
+		}
+		c.Paths = slices.DeleteFunc(slices.Clone(c.Paths), func(path string) bool { return path == emailField })
+	}
 	return s.change(ctx, c.User, c.Etag, c.Remote, seen, func(d *state.Draft, rec *userv1.UserRecord) error {
 		if len(c.Paths) == 0 {
 			return nil
 		}
-		for _, path := range c.Paths {
-			if err := copyPath(rec.ProtoReflect(), c.Patch.ProtoReflect(), path); err != nil {
-				return err
-			}
-		}
-		if now := d.Now().Truncate(time.Millisecond); now.After(rec.GetUpdateTime().AsTime()) {
-			rec.UpdateTime = timestamppb.New(now)
+		if err := copyPaths(d, rec, c); err != nil {
+			return err
 		}
 		return d.Put(key(c.User), rec, c.Paths...)
 	})
+}
+
+// copyPaths takes over what a change names, and says when.
+func copyPaths(d *state.Draft, rec *userv1.UserRecord, c Change) error {
+	for _, path := range c.Paths {
+		if err := copyPath(rec.ProtoReflect(), c.Patch.ProtoReflect(), path); err != nil {
+			return err
+		}
+	}
+	if now := d.Now().Truncate(time.Millisecond); now.After(rec.GetUpdateTime().AsTime()) {
+		rec.UpdateTime = timestamppb.New(now)
+	}
+	return nil
 }
 
 // Delete deletes a user for good. Errors as Update.

@@ -136,16 +136,13 @@ func (n *signUp) check(rec *userv1.UserRecord) error {
 
 func (n *signUp) run(ctx context.Context) (*Copy, error) {
 	if _, err := n.s.c.Claims.Reserve(ctx, n.claim, n.user); err != nil {
-		if errors.Is(err, claims.ErrTaken) {
-			err = errTaken()
-		}
-		return nil, err
+		return nil, takenOr(err)
 	}
 	if _, err := n.write(ctx, n.pending, n.fingerprint != nil); err != nil {
 		n.giveBack(ctx, err)
 		return nil, err
 	}
-	if err := n.confirm(ctx); errors.Is(err, claims.ErrTaken) {
+	if err := n.s.confirm(ctx, n.claim, n.user); errors.Is(err, claims.ErrTaken) {
 		if _, err := n.write(ctx, n.bury, false); err != nil {
 			return nil, err
 		}
@@ -158,8 +155,8 @@ func (n *signUp) run(ctx context.Context) (*Copy, error) {
 		return nil, unknown(err)
 	}
 	c, err := n.s.wrote(ctx, n.user, w)
-	if err == nil && c.Record == nil {
-		err = errNotFound(n.user) // deleted by another try's caller in the meantime
+	if err == nil && c.Record == nil { // deleted in the meantime, by another try's caller or by the sweeper
+		err = errNotFound(n.user)
 	}
 	return &c, err
 }
@@ -228,15 +225,15 @@ func (n *signUp) bury(d *state.Draft) error {
 }
 
 // confirm confirms the claim, and reserves it again if the reservation ended on the way.
-func (n *signUp) confirm(ctx context.Context) error {
-	err := n.s.c.Claims.Confirm(ctx, n.claim, n.user)
+func (s *Service) confirm(ctx context.Context, claim claims.Key, user id.ID) error {
+	err := s.c.Claims.Confirm(ctx, claim, user)
 	if !errors.Is(err, claims.ErrGone) {
 		return err
 	}
-	if _, err := n.s.c.Claims.Reserve(ctx, n.claim, n.user); err != nil {
+	if _, err := s.c.Claims.Reserve(ctx, claim, user); err != nil {
 		return err
 	}
-	return n.s.c.Claims.Confirm(ctx, n.claim, n.user)
+	return s.c.Claims.Confirm(ctx, claim, user)
 }
 
 // giveBack frees the address of a user who was certainly not written, so that another try need not wait for the lease. A try with a key reserves it for

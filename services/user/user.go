@@ -3,12 +3,12 @@
 //
 // It owns records of type "user" (userv1.UserRecord), one for each user, whose id is the user's own. It guarantees:
 //
-//   - an e-mail address belongs to one user in the world: a user is served only once the claim on the address is confirmed;
+//   - an e-mail address belongs to one user in the world: it is shown only once the claim on it is confirmed;
 //   - a read covers what the caller has seen, or says that it does not (Copy.Stale), or is refused (token_ahead);
 //   - a creation with an idempotency key has one effect, in whichever regions it is tried.
 //
-// It refuses to change an address, and to give a deleted user's address to another (both come with the sweeper of claims). A sign-up without a key that
-// ends as unknown_outcome may hold its address: for a minute, or, if the claim was confirmed, until the sweeper.
+// A sign-up without a key that ends as unknown_outcome may hold its address: for a minute, or, if the claim was confirmed, until the sweeper (sweep.go), which also frees the
+// addresses of deleted users and those that users have left.
 package user
 
 import (
@@ -47,6 +47,7 @@ type Store interface {
 	Write(ctx context.Context, w store.WriteRequest) (store.Written, error)
 	Read(ctx context.Context, from store.Source, user id.ID, keys ...state.Key) (*state.User, error)
 	List(ctx context.Context, recordType string, after time.Time, afterID id.ID, limit int) ([]store.Listed, error)
+	Hidden(ctx context.Context, recordType string, before, after time.Time, afterID id.ID, limit int) ([]store.Listed, error)
 }
 
 // Claims is what the service needs of package claims; see there for what the methods promise.
@@ -56,12 +57,16 @@ type Claims interface {
 	Confirm(ctx context.Context, key claims.Key, user id.ID) error
 	Release(ctx context.Context, key claims.Key, user id.ID) error
 	Lookup(ctx context.Context, key claims.Key, how claims.Consistency) (claims.Claim, bool, error)
+	List(ctx context.Context, after claims.Key, limit int) ([]claims.Held, error)
+	ReleaseAt(ctx context.Context, key claims.Key, revision int64) (bool, error)
 }
 
 // Remote knows what other regions have.
 type Remote interface {
 	// AwaitRemote names a region whose copy of a user covers the vector, as soon as there is one; it fails when ctx ends first.
 	AwaitRemote(ctx context.Context, user id.ID, vector causal.Vector) (region string, err error)
+	// SameEverywhere reports whether every other region has exactly this vector of a user. A region that doesn't answer is an error.
+	SameEverywhere(ctx context.Context, user id.ID, vector causal.Vector) (bool, error)
 }
 
 // Config is what a Service is made from.

@@ -148,6 +148,7 @@ func (a *App) api() []lifecycle.Component {
 	var listener net.Listener
 	return []lifecycle.Component{
 		{Name: "users", Start: a.openUsers, Stop: func(context.Context) error { return a.global.Close() }},
+		a.sweeper(),
 		{
 			Name: "api",
 			Start: func(ctx context.Context) (err error) {

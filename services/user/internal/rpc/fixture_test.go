@@ -116,6 +116,12 @@ func (r *remoteSwitch) AwaitRemote(context.Context, id.ID, causal.Vector) (strin
 	return "eu-west", nil
 }
 
+func (r *remoteSwitch) SameEverywhere(context.Context, id.ID, causal.Vector) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.up, nil
+}
+
 func testKey(fill string) causal.Key {
 	return causal.Key{ID: "1", Secret: []byte(strings.Repeat(fill, 32))}
 }

@@ -23,7 +23,8 @@ func changes(mask *fieldmaskpb.FieldMask, patch *userv1.UserRecord) ([]string, e
 	var paths []string
 	for _, path := range mask.GetPaths() {
 		if path == "*" {
-			paths = append(paths, changeable()...)
+			// A user always has an address, so "all" can't mean to clear it.
+			paths = append(paths, slices.DeleteFunc(changeable(), func(name string) bool { return name == "email" && patch.GetEmail() == "" })...)
 			continue
 		}
 		name, ok := resolve((&userv1.User{}).ProtoReflect().Descriptor(), path)
@@ -32,8 +33,6 @@ func changes(mask *fieldmaskpb.FieldMask, patch *userv1.UserRecord) ([]string, e
 		case !ok:
 			bad = bad.With(maskField, "%q is not a field of a user", path)
 		case name == "etag":
-		case name == "email":
-			bad = bad.With(maskField, "%q cannot be changed yet", path)
 		case !slices.Contains(changeable(), top):
 			bad = bad.With(maskField, "%q is filled by the server", path)
 		default:
@@ -49,7 +48,7 @@ func changes(mask *fieldmaskpb.FieldMask, patch *userv1.UserRecord) ([]string, e
 
 // changeable are the fields, of the message and of the record, that an update may name.
 func changeable() []string {
-	return []string{"first_name", "last_name", "display_name", "address", "phone_numbers"}
+	return []string{"first_name", "last_name", "display_name", "email", "address", "phone_numbers"}
 }
 
 // resolve gives a path the names of the .proto file, and reports whether it names a field.

@@ -18,7 +18,7 @@ func TestChanges(t *testing.T) {
 		Address: &userv1.UserRecord_Address{City: "New York", State: "NY"},
 	}
 	for mask, want := range map[string]string{
-		"":                             "address.city address.state first_name phone_numbers", // what is set; not email
+		"":                             "address.city address.state email first_name phone_numbers", // what is set
 		"first_name":                   "first_name",
 		"firstName":                    "first_name",
 		"address":                      "address",
@@ -26,10 +26,10 @@ func TestChanges(t *testing.T) {
 		"address.postalCode,last_name": "address.postal_code last_name",
 		"phone_numbers":                "phone_numbers",
 		"first_name,firstName":         "first_name",
-		"*":                            "address display_name first_name last_name phone_numbers",
+		"*":                            "address display_name email first_name last_name phone_numbers",
 		"etag,first_name":              "first_name",
 		"etag":                         "",
-		"email":                        `!"email" cannot be changed yet`,
+		"email":                        "email",
 		"id":                           `!"id" is filled by the server`,
 		"create_time":                  `!"create_time" is filled by the server`,
 		"updateTime":                   `!"updateTime" is filled by the server`,

@@ -705,14 +705,14 @@ var File_antipode_user_v1_user_proto protoreflect.FileDescriptor
 
 const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"\n" +
-	"\x1bantipode/user/v1/user.proto\x12\x10antipode.user.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd9\x03\n" +
+	"\x1bantipode/user/v1/user.proto\x12\x10antipode.user.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x03\n" +
 	"\x04User\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tB\x03\xe0A\x03R\x02id\x12&\n" +
 	"\n" +
 	"first_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18dR\tfirstName\x12$\n" +
 	"\tlast_name\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18dR\blastName\x12*\n" +
-	"\fdisplay_name\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18dR\vdisplayName\x12!\n" +
-	"\x05email\x18\x05 \x01(\tB\v\xe0A\x05\xbaH\x05r\x03\x18\xfe\x01R\x05email\x123\n" +
+	"\fdisplay_name\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18dR\vdisplayName\x12\x1e\n" +
+	"\x05email\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\xfe\x01R\x05email\x123\n" +
 	"\aaddress\x18\x06 \x01(\v2\x19.antipode.user.v1.AddressR\aaddress\x12I\n" +
 	"\rphone_numbers\x18\a \x03(\tB$\xbaH!\x92\x01\x1e\x10\x14\x18\x01\"\x18r\x162\x14^\\+[1-9][0-9]{6,14}$R\fphoneNumbers\x12@\n" +
 	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +

@@ -63,9 +63,11 @@ type UserServiceClient interface {
 	// ListUsers pages through all users by (create_time, id), across shards. Users created while paging may be missed.
 	ListUsers(ctx context.Context, in *ListUsersRequest, opts ...grpc.CallOption) (*ListUsersResponse, error)
 	// UpdateUser changes the fields that the mask names; without a mask, those that are set in `user`. When `user.etag` is set, the write happens only if it
-	// is still the user's etag in this region. Errors: `invalid` (also for `email`, which cannot be changed yet); `not_found`; `etag_mismatch`.
+	// is still the user's etag in this region. A new `email` is claimed in the whole world first. Errors: `invalid`; `not_found`; `etag_mismatch` (also when another request
+	// changed the address at the same time); for `email` also `already_exists` and `no_quorum`.
 	UpdateUser(ctx context.Context, in *UpdateUserRequest, opts ...grpc.CallOption) (*User, error)
-	// DeleteUser deletes a user for good: the deletion wins over every concurrent change, and the id is never used again. The address stays taken.
+	// DeleteUser deletes a user for good: the deletion wins over every concurrent change, and the id is never used again. The address becomes free once
+	// every region has applied the deletion, within minutes.
 	// Errors: `not_found`; `etag_mismatch`.
 	DeleteUser(ctx context.Context, in *DeleteUserRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// LookupUser answers the user to whom an e-mail address belongs. Errors: `not_found`.
@@ -167,9 +169,11 @@ type UserServiceServer interface {
 	// ListUsers pages through all users by (create_time, id), across shards. Users created while paging may be missed.
 	ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error)
 	// UpdateUser changes the fields that the mask names; without a mask, those that are set in `user`. When `user.etag` is set, the write happens only if it
-	// is still the user's etag in this region. Errors: `invalid` (also for `email`, which cannot be changed yet); `not_found`; `etag_mismatch`.
+	// is still the user's etag in this region. A new `email` is claimed in the whole world first. Errors: `invalid`; `not_found`; `etag_mismatch` (also when another request
+	// changed the address at the same time); for `email` also `already_exists` and `no_quorum`.
 	UpdateUser(context.Context, *UpdateUserRequest) (*User, error)
-	// DeleteUser deletes a user for good: the deletion wins over every concurrent change, and the id is never used again. The address stays taken.
+	// DeleteUser deletes a user for good: the deletion wins over every concurrent change, and the id is never used again. The address becomes free once
+	// every region has applied the deletion, within minutes.
 	// Errors: `not_found`; `etag_mismatch`.
 	DeleteUser(context.Context, *DeleteUserRequest) (*emptypb.Empty, error)
 	// LookupUser answers the user to whom an e-mail address belongs. Errors: `not_found`.

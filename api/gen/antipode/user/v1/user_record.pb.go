@@ -92,8 +92,10 @@ type UserRecord struct {
 	OriginRegion string `protobuf:"bytes,10,opt,name=origin_region,json=originRegion,proto3" json:"origin_region,omitempty"`
 	// Digest of the request that created the user, when it came with an idempotency key.
 	RequestFingerprint []byte `protobuf:"bytes,11,opt,name=request_fingerprint,json=requestFingerprint,proto3" json:"request_fingerprint,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The address that a change is about to set, from before its claim is confirmed until the change is done.
+	PendingEmail  string `protobuf:"bytes,12,opt,name=pending_email,json=pendingEmail,proto3" json:"pending_email,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UserRecord) Reset() {
@@ -203,6 +205,13 @@ func (x *UserRecord) GetRequestFingerprint() []byte {
 	return nil
 }
 
+func (x *UserRecord) GetPendingEmail() string {
+	if x != nil {
+		return x.PendingEmail
+	}
+	return ""
+}
+
 // A postal address.
 type UserRecord_Address struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -284,7 +293,7 @@ var File_antipode_user_v1_user_record_proto protoreflect.FileDescriptor
 
 const file_antipode_user_v1_user_record_proto_rawDesc = "" +
 	"\n" +
-	"\"antipode/user/v1/user_record.proto\x12\x10antipode.user.v1\x1a\x1fantipode/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x06\n" +
+	"\"antipode/user/v1/user_record.proto\x12\x10antipode.user.v1\x1a\x1fantipode/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x06\n" +
 	"\n" +
 	"UserRecord\x12\x1d\n" +
 	"\n" +
@@ -301,7 +310,8 @@ const file_antipode_user_v1_user_record_proto_rawDesc = "" +
 	"\x06status\x18\t \x01(\x0e2#.antipode.user.v1.UserRecord.StatusB\b\x9a\xb8\x18\x04\b\x05\x10\x01R\x06status\x12-\n" +
 	"\rorigin_region\x18\n" +
 	" \x01(\tB\b\x9a\xb8\x18\x04\b\a\x10\x01R\foriginRegion\x129\n" +
-	"\x13request_fingerprint\x18\v \x01(\fB\b\x9a\xb8\x18\x04\b\a\x10\x01R\x12requestFingerprint\x1a\x95\x01\n" +
+	"\x13request_fingerprint\x18\v \x01(\fB\b\x9a\xb8\x18\x04\b\a\x10\x01R\x12requestFingerprint\x12+\n" +
+	"\rpending_email\x18\f \x01(\tB\x06\x9a\xb8\x18\x02\x10\x01R\fpendingEmail\x1a\x95\x01\n" +
 	"\aAddress\x12%\n" +
 	"\x0estreet_address\x18\x01 \x01(\tR\rstreetAddress\x12\x12\n" +
 	"\x04city\x18\x02 \x01(\tR\x04city\x12\x14\n" +
