@@ -9,6 +9,8 @@ LAB  ?= main
 ROOT := $(CURDIR)
 # Namespaces and TUN devices need root; nothing else does.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# What was built, or else what the lab was started with.
+REGIONCTL = $(firstword $(wildcard bin/regionctl /var/lib/antipode/$(LAB)/bin/regionctl))
 # The directories of the workspace's modules, as arguments for go, without the tests of the whole system.
 MODULES  = $(shell go list -m -f '{{.Dir}}')
 PACKAGES = $(addsuffix /...,$(filter-out %/e2e,$(MODULES)))
@@ -35,7 +37,7 @@ up: deps build ## start three regions on this machine, with the WAN between them
 	$(SUDO) bin/regionctl --lab $(LAB) up
 
 down: ## stop them; data stay
-	@[ ! -x bin/regionctl ] || $(SUDO) bin/regionctl --lab $(LAB) down
+	@$(if $(REGIONCTL),$(SUDO) $(REGIONCTL) --lab $(LAB) down,echo "nothing is built here and lab $(LAB) has no data: there is nothing to stop")
 
 ##@ Test
 .PHONY: test test-unit test-engines test-e2e accept bench
@@ -94,7 +96,7 @@ fix-modules:
 ##@ Clean
 .PHONY: clean
 clean: ## stop the lab; remove its data and the programs (the tools in .bin stay)
-	@[ ! -x bin/regionctl ] || $(SUDO) bin/regionctl --lab $(LAB) clean
+	@$(if $(REGIONCTL),$(SUDO) $(REGIONCTL) --lab $(LAB) clean)
 	rm -rf bin .cache e2e/artifacts
 
 ##@ Tools

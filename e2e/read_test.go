@@ -194,3 +194,19 @@ func everywhere(t *testing.T, userID string) *userv1.User {
 	}
 	return one
 }
+
+// TestSignUpWithOneLinkCut: whichever link is cut, every region still reaches a majority, by way of the third if need be.
+func TestSignUpWithOneLinkCut(t *testing.T) {
+	names := []string{"us-east", "eu-west", "ap-south"}
+	for i := range bounds.Times(3, 2) {
+		a, b := region(t, names[i]), region(t, names[(i+1)%3])
+		heal := cut(t, a, b)
+		for _, name := range names {
+			c := &client{}
+			if got := c.create(t, region(t, name), "John").GetFirstName(); got != "John" {
+				t.Errorf("made %q", got)
+			}
+		}
+		heal()
+	}
+}

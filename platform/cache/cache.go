@@ -71,7 +71,7 @@ type Config struct {
 	// Client is made by NewClient. It stays the caller's to close, after the Cache.
 	Client redis.UniversalClient
 	// TTL is an entry's life, AbsentTTL that of an entry without a value, LaggingTTL that of one which was loaded from a copy that may lag behind; all
-	// are spread by 10 %. Defaults: 10 minutes, 1 minute, 2 seconds.
+	// are spread by 10 %. Defaults: 1 minute, 1 minute, 2 seconds.
 	TTL, AbsentTTL, LaggingTTL time.Duration
 	Clock                      hlc.Clock
 	Log                        *slog.Logger
@@ -135,7 +135,7 @@ func (l libraryLog) Printf(ctx context.Context, format string, v ...any) {
 // New makes a Cache. Close ends it.
 func New(c Config) *Cache {
 	if c.TTL <= 0 {
-		c.TTL = 10 * time.Minute
+		c.TTL = time.Minute
 	}
 	if c.AbsentTTL <= 0 {
 		c.AbsentTTL = time.Minute

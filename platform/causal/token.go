@@ -50,6 +50,17 @@ func (t *Token) Vector(service string, user id.ID) Vector {
 	return nil
 }
 
+// Users are the users of a service of whom the bearer has seen something, longest ago first.
+func (t *Token) Users(service string) []id.ID {
+	var users []id.ID
+	for _, e := range t.entries {
+		if e.service == service {
+			users = append(users, e.user)
+		}
+	}
+	return users
+}
+
 // Observe adds that the bearer has now seen v of a user, up to stamp s, and makes this the newest entry.
 func (t *Token) Observe(service string, user id.ID, v Vector, s hlc.Stamp) {
 	t.HLC = max(t.HLC, s)

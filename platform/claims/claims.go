@@ -8,6 +8,7 @@
 // Guarantees: at any moment a claim names one user at most; a confirmed claim never changes by itself. Reserving and confirming are linearizable and need a quorum of regions. The
 // address itself is not stored: a key is a keyed hash of it, with the key's id.
 //
+// Calls go to the nearest member, and to another one while that has no leader: so a region that reaches a majority in any way has its share in the agreement.
 // Every call is bounded by Timeout. Without a quorum calls end with fault.NoQuorum; whether such a Reserve or Confirm took effect is then not known, and both may be repeated.
 // Not covered: changing the secret, which needs a pass that claims everything again under the new one.
 package claims
@@ -63,9 +64,10 @@ type Claim struct {
 
 // Claims is safe for concurrent use.
 type Claims struct {
-	etcd   *clientv3.Client
-	secret causal.Key
-	lease  lease
+	etcd    *clientv3.Client
+	members *members
+	secret  causal.Key
+	lease   lease
 }
 
 // Dial makes a client for the global etcd cluster that talks to the first endpoint that answers, in the given order: the own region's member comes first. It connects
@@ -96,7 +98,7 @@ func New(etcd *clientv3.Client, secret causal.Key) (*Claims, error) {
 	if secret.ID == "" || len(secret.Secret) < 32 {
 		return nil, fmt.Errorf("claim key %q: it needs a name and a secret of at least 32 bytes", secret.ID)
 	}
-	return &Claims{etcd: etcd, secret: secret, lease: lease{turn: make(chan struct{}, 1)}}, nil
+	return &Claims{etcd: etcd, members: &members{etcd: etcd, all: etcd.Endpoints()}, secret: secret, lease: lease{turn: make(chan struct{}, 1)}}, nil
 }
 
 // EmailKey is the key of an address in the form that CanonicalEmail gives it.
@@ -113,11 +115,11 @@ func (c *Claims) Reserve(ctx context.Context, key Key, user id.ID) (Claim, error
 	ctx, cancel := quorum(ctx)
 	defer cancel()
 	for {
-		lease, err := c.lease.get(ctx, c.etcd)
+		lease, err := agreed(ctx, c.members, func() (clientv3.LeaseID, error) { return c.lease.get(ctx, c.etcd) })
 		if err != nil {
 			return Claim{}, broken(ctx, "grant lease", err)
 		}
-		claim, err := c.reserve(ctx, key, user, lease)
+		claim, err := agreed(ctx, c.members, func() (Claim, error) { return c.reserve(ctx, key, user, lease) })
 		switch {
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			c.lease.forget(lease) // the cluster was made anew; bounded by ctx
@@ -162,10 +164,12 @@ func (c *Claims) reserve(ctx context.Context, key Key, user id.ID, lease clientv
 func (c *Claims) Confirm(ctx context.Context, key Key, user id.ID) error {
 	ctx, cancel := quorum(ctx)
 	defer cancel()
-	r, err := c.etcd.Txn(ctx).
-		If(clientv3.Compare(clientv3.Value(string(key)), "=", user.String())).
-		Then(clientv3.OpPut(string(key), user.String())). // a put without a lease takes the key off its lease
-		Else(clientv3.OpGet(string(key))).Commit()
+	r, err := agreed(ctx, c.members, func() (*clientv3.TxnResponse, error) {
+		return c.etcd.Txn(ctx).
+			If(clientv3.Compare(clientv3.Value(string(key)), "=", user.String())).
+			Then(clientv3.OpPut(string(key), user.String())). // a put without a lease takes the key off its lease
+			Else(clientv3.OpGet(string(key))).Commit()
+	})
 	switch {
 	case err != nil:
 		return broken(ctx, "confirm claim", err)
@@ -182,7 +186,9 @@ func (c *Claims) Confirm(ctx context.Context, key Key, user id.ID) error {
 func (c *Claims) Release(ctx context.Context, key Key, user id.ID) error {
 	ctx, cancel := quorum(ctx)
 	defer cancel()
-	_, err := c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.Value(string(key)), "=", user.String())).Then(clientv3.OpDelete(string(key))).Commit()
+	_, err := agreed(ctx, c.members, func() (*clientv3.TxnResponse, error) {
+		return c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.Value(string(key)), "=", user.String())).Then(clientv3.OpDelete(string(key))).Commit()
+	})
 	if err != nil {
 		return broken(ctx, "release claim", err)
 	}
@@ -204,7 +210,9 @@ func (c *Claims) List(ctx context.Context, after Key, limit int) ([]Held, error)
 	if after != "" {
 		from = string(after) + "\x00"
 	}
-	r, err := c.etcd.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)))
+	r, err := agreed(ctx, c.members, func() (*clientv3.GetResponse, error) {
+		return c.etcd.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)))
+	})
 	if err != nil {
 		return nil, broken(ctx, "list claims", err)
 	}
@@ -223,7 +231,9 @@ func (c *Claims) List(ctx context.Context, after Key, limit int) ([]Held, error)
 func (c *Claims) ReleaseAt(ctx context.Context, key Key, revision int64) (bool, error) {
 	ctx, cancel := quorum(ctx)
 	defer cancel()
-	r, err := c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(string(key)), "=", revision)).Then(clientv3.OpDelete(string(key))).Commit()
+	r, err := agreed(ctx, c.members, func() (*clientv3.TxnResponse, error) {
+		return c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(string(key)), "=", revision)).Then(clientv3.OpDelete(string(key))).Commit()
+	})
 	if err != nil {
 		return false, broken(ctx, "release claim", err)
 	}
@@ -249,7 +259,7 @@ func (c *Claims) Lookup(ctx context.Context, key Key, how Consistency) (claim Cl
 	}
 	ctx, cancel := limit(ctx)
 	defer cancel()
-	r, err := c.etcd.Get(ctx, string(key), opts...)
+	r, err := agreed(ctx, c.members, func() (*clientv3.GetResponse, error) { return c.etcd.Get(ctx, string(key), opts...) })
 	if err != nil {
 		return Claim{}, false, broken(ctx, "look up claim", err)
 	}

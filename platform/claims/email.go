@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/net/idna"
+	"golang.org/x/text/cases"
 	"golang.org/x/text/unicode/norm"
 )
 
@@ -21,12 +22,12 @@ const (
 // ErrAddress is wrapped by every error of CanonicalEmail; the errors' texts are meant for the caller of the API.
 var ErrAddress = errors.New("not an e-mail address")
 
-// CanonicalEmail is the form in which e-mail addresses are compared: Unicode NFC, the local part in lower case, the domain as IDNA makes it
+// CanonicalEmail is the form in which e-mail addresses are compared: Unicode NFC, the local part case-folded, the domain as IDNA makes it
 // for a look-up in the DNS (ASCII, lower case). It is idempotent. Mail systems may tell "John" from "john"; here they are one, as nearly everywhere.
 //
 // It takes a bare addr-spec (RFC 5322, with the letters of RFC 6532) and refuses display names, comments, quoted local parts, address literals and domains without a dot.
 func CanonicalEmail(address string) (string, error) {
-	if !utf8.ValidString(address) || strings.ContainsFunc(address, unicode.IsControl) {
+	if !utf8.ValidString(address) || strings.ContainsFunc(address, invisible) {
 		return "", fmt.Errorf("%w: it has characters that no address has", ErrAddress)
 	}
 	address = norm.NFC.String(address)
@@ -35,7 +36,7 @@ func CanonicalEmail(address string) (string, error) {
 		return "", fmt.Errorf("%w: it must have the form local@domain, and nothing around it", ErrAddress)
 	}
 	at := strings.LastIndexByte(address, '@')
-	local := norm.NFC.String(strings.ToLower(address[:at]))
+	local := norm.NFC.String(cases.Fold().String(address[:at]))
 	lookup := idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(true), idna.VerifyDNSLength(true))
 	domain, err := lookup.ToASCII(address[at+1:])
 	if err != nil {
@@ -48,4 +49,9 @@ func CanonicalEmail(address string) (string, error) {
 		return "", fmt.Errorf("%w: at most %d bytes before the @, and %d in all", ErrAddress, maxLocal, maxAddress)
 	}
 	return local + "@" + domain, nil
+}
+
+// invisible characters would make two addresses of what people read as one.
+func invisible(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp) || r == '\ufffd'
 }

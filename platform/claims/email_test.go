@@ -48,6 +48,10 @@ func TestCanonicalEmail(t *testing.T) {
 		"john@" + strings.Repeat("a", 64) + ".com":       "",
 		strings.Repeat("a", 65) + "@example.com":         "",
 		"john@" + strings.Repeat("abcdefg.", 32) + "com": "",
+		"\u039f\u0394\u039f\u03a3@example.com":           "\u03bf\u03b4\u03bf\u03c3@example.com", // the final sigma is a sigma
+		"\u03bf\u03b4\u03bf\u03c2@example.com":           "\u03bf\u03b4\u03bf\u03c3@example.com",
+		"a\u200bb@example.com":                           "", // nobody sees the space
+		"\u202ea@example.com":                            "",
 		"a\u037eb@example.com":                           "", // becomes a semicolon in NFC
 		"john\xff@example.com":                           "",
 	} {

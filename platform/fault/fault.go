@@ -4,6 +4,7 @@ package fault
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -60,10 +61,20 @@ func (e *Error) Because(cause error) *Error {
 	return e
 }
 
-// With adds a field violation and returns e.
+// maxText bounds what a violation says: descriptions quote what callers sent, and an error that is too long is no answer at all over gRPC.
+const maxText = 256
+
+// With adds a field violation and returns e. Field and description are cut after 256 bytes.
 func (e *Error) With(field, format string, args ...any) *Error {
-	e.Violations = append(e.Violations, Violation{Field: field, Description: fmt.Sprintf(format, args...)})
+	e.Violations = append(e.Violations, Violation{Field: short(field), Description: short(fmt.Sprintf(format, args...))})
 	return e
+}
+
+func short(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "…"
 }
 
 // After says when a retry makes sense and returns e.

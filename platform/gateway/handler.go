@@ -137,6 +137,11 @@ func (h *handler) body(next runtime.HandlerFunc) runtime.HandlerFunc {
 			p.found = true
 			return
 		}
+		if len(r.Header.Values("If-Match"))+len(r.Header.Values("If-None-Match")) > 0 && r.Method != http.MethodGet && r.Method != http.MethodHead {
+			// A condition that is not heeded must not look as if it were.
+			h.write(w, r, fault.New(fault.Invalid, "the request is not valid").With("If-Match", "conditions of a write stand in the body or the query, as etag"), 0)
+			return
+		}
 		if r.URL.RawQuery != "" {
 			r = r.WithContext(context.WithValue(r.Context(), queryKey{}, r.URL.RawQuery))
 		}

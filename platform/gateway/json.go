@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -233,14 +234,14 @@ type strictQuery struct{ grpc.ClientConnInterface }
 // Invoke checks the query, then calls.
 func (q strictQuery) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	if query, ok := ctx.Value(queryKey{}).(string); ok {
-		if err := unknownParameter(query, args); err != nil {
+		if err := unknownParameter(query, method, args); err != nil {
 			return err
 		}
 	}
 	return q.ClientConnInterface.Invoke(ctx, method, args, reply, opts...)
 }
 
-func unknownParameter(query string, args any) error {
+func unknownParameter(query, method string, args any) error {
 	m, ok := args.(proto.Message)
 	if !ok {
 		return errors.New("request is not a message")
@@ -249,12 +250,51 @@ func unknownParameter(query string, args any) error {
 	if err != nil {
 		return fault.New(fault.Invalid, "the query is not valid: %v", err)
 	}
+	elsewhere := takenElsewhere(method)
 	for key := range values {
-		if !utf8.ValidString(key) || !isField(m.ProtoReflect().Descriptor(), strings.Split(key, ".")) {
+		name := strings.Split(key, ".")
+		if slices.ContainsFunc(elsewhere, func(field string) bool { return field == "*" || key == field || strings.HasPrefix(key, field+".") }) {
+			return fault.New(fault.Invalid, "the request is not valid").With(strings.ToValidUTF8(key, "�"), "it belongs in the path or the body, and would be ignored here")
+		}
+		if !utf8.ValidString(key) || !isField(m.ProtoReflect().Descriptor(), name) {
 			return fault.New(fault.Invalid, "the request is not valid").With(strings.ToValidUTF8(key, "�"), "there is no such query parameter")
 		}
 	}
 	return nil
+}
+
+// takenElsewhere are the fields of a method's request that REST takes from the path or the body: grpc-gateway drops them from the query without a word.
+func takenElsewhere(method string) []string {
+	name := protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", "."))
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
+	if err != nil {
+		return nil
+	}
+	rule, ok := proto.GetExtension(d.Options(), annotations.E_Http).(*annotations.HttpRule)
+	if !ok {
+		return nil
+	}
+	var fields []string
+	if rule.GetBody() != "" {
+		fields = append(fields, rule.GetBody())
+	}
+	_, pattern, _ := strings.Cut(rulePath(rule), "/")
+	for part := range strings.SplitSeq(pattern, "{") {
+		if field, _, ok := strings.Cut(part, "}"); ok {
+			field, _, _ = strings.Cut(field, "=")
+			fields = append(fields, field)
+		}
+	}
+	return fields
+}
+
+func rulePath(rule *annotations.HttpRule) string {
+	for _, path := range []string{rule.GetGet(), rule.GetPost(), rule.GetPatch(), rule.GetPut(), rule.GetDelete()} {
+		if path != "" {
+			return path
+		}
+	}
+	return ""
 }
 
 func isField(m protoreflect.MessageDescriptor, path []string) bool {

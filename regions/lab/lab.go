@@ -135,7 +135,8 @@ func (l *Lab) prepare(ctx context.Context, m Machine) error {
 		}
 	}
 	var err error
-	if site.Secrets, err = ensureKeys(site.KeysDir(), l.credential); err != nil {
+	_, saved := readState(site.Dir)
+	if site.Secrets, err = ensureKeys(site.KeysDir(), l.credential, saved == nil); err != nil {
 		return err
 	}
 	if site.Programs, err = install(m.Programs, site.Dir); err != nil {

@@ -168,12 +168,12 @@ func checkData(o Options) *Problem {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case err != nil:
-		return &Problem{err.Error(), "regionctl --lab " + o.Name + " clean (removes the lab's data)"}
+		return &Problem{err.Error(), "regionctl --lab " + o.Name + " --data " + o.DataDir + " clean (removes the lab's data)"}
 	}
 	if diff := saved.differs(o.Topology); diff != "" {
 		return &Problem{
 			"the data of lab " + o.Name + " were made for another topology: " + diff,
-			"start it with the topology that it had, or remove its data: regionctl --lab " + o.Name + " clean",
+			"start it with the topology that it had, or remove its data: regionctl --lab " + o.Name + " --data " + o.DataDir + " clean",
 		}
 	}
 	return nil

@@ -64,6 +64,9 @@ func readState(dir string) (state, error) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return state{}, fmt.Errorf("reading the lab's state %s: %w", path, err)
 	}
+	if s.DoorBlock < 0 || s.DoorBlock > topology.MaxDoorBlock {
+		return state{}, fmt.Errorf("reading the lab's state %s: door_block is %d, not between 0 and %d", path, s.DoorBlock, topology.MaxDoorBlock)
+	}
 	return s, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -131,9 +132,29 @@ func Clean(opts Options) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if err := isLab(opts.Dir()); err != nil {
+		return false, errors.Join(err, held.Release())
+	}
 	_, statErr := os.Stat(opts.Dir())
 	if err := os.RemoveAll(opts.Dir()); err != nil {
 		return false, errors.Join(fmt.Errorf("removing the data of lab %s: %w", opts.Name, err), held.Release())
 	}
 	return statErr == nil, held.Release()
+}
+
+// isLab refuses a directory with anything in it that no lab has made; one that does not exist is fine.
+func isLab(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the directory of the lab: %w", err)
+	}
+	for _, e := range entries {
+		if !slices.Contains([]string{stateFile, stateFile + ".new", "bin", "keys", "logs", "regions"}, e.Name()) {
+			return fmt.Errorf("%s has %s in it, which no lab has made: nothing was removed; if it is a lab's all the same, remove it by hand", dir, e.Name())
+		}
+	}
+	return nil
 }

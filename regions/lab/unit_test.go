@@ -56,7 +56,7 @@ func TestPreflightNamesTheFix(t *testing.T) {
 	}{
 		"a name that can't be":          {Options{Name: "no-hyphens", BinDir: full}, "can't be the name of a lab", "--lab"},
 		"programs that were not built":  {Options{Name: "pre", BinDir: t.TempDir()}, "userd is missing", "make build"},
-		"data of another topology":      {Options{Name: "kept", BinDir: full}, "2 shards of 2 nodes", "--lab kept clean"},
+		"data of another topology":      {Options{Name: "kept", BinDir: full}, "2 shards of 2 nodes", "--lab kept --data"},
 		"programs that aren't needed":   {Options{Name: "pre", BinDir: full, WithoutServices: true}, "", ""},
 		"a machine that lacks packages": {Options{Name: "pre", BinDir: full}, "not installed", "tools/deps.sh run"},
 	}
@@ -123,7 +123,7 @@ func TestStateRemembersWhatDataNeed(t *testing.T) {
 
 func TestKeysAreMadeOnceAndPrivate(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
-	first, err := ensureKeys(dir, nil)
+	first, err := ensureKeys(dir, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestKeysAreMadeOnceAndPrivate(t *testing.T) {
 	if err := json.Unmarshal(causal, &set); err != nil || len(set.Keys) != 1 || set.Keys[0].ID != "1" || len(set.Keys[0].Secret) != 32 {
 		t.Errorf("key set is %+v, %v", set, err)
 	}
-	second, err := ensureKeys(dir, nil)
+	second, err := ensureKeys(dir, nil, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,9 +155,51 @@ func TestKeysAreMadeOnceAndPrivate(t *testing.T) {
 		t.Errorf("%d files", len(entries))
 	}
 	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		kept, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, damage := range []func() error{
+			func() error { return os.Remove(path) },
+			func() error { return os.WriteFile(path, []byte("\n"), 0o600) },
+		} {
+			if err := damage(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ensureKeys(dir, nil, true); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "put it back") {
+				t.Errorf("%s was damaged, and the error is %v", e.Name(), err)
+			}
+		}
+		if err := os.WriteFile(path, kept, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, e := range entries {
 		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s has mode %v, %v", e.Name(), info.Mode(), err)
 		}
+	}
+}
+
+// What no lab has made is not removed.
+func TestCleanRefusesWhatIsNoLab(t *testing.T) {
+	opts := Options{Name: "docs", DataDir: t.TempDir()}
+	precious := filepath.Join(opts.DataDir, "docs", "important")
+	if err := os.MkdirAll(precious, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Clean(opts); err == nil || !strings.Contains(err.Error(), "important") {
+		t.Errorf("error is %v", err)
+	}
+	if _, err := os.Stat(precious); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(precious, filepath.Join(opts.DataDir, "docs", "regions")); err != nil {
+		t.Fatal(err)
+	}
+	if had, err := Clean(opts); !had || err != nil {
+		t.Errorf("a lab's directory: %t, %v", had, err)
 	}
 }
 

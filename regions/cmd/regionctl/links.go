@@ -98,9 +98,8 @@ func (s *settings) linkOp(op, short string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   op + " REGION [REGION]",
 		Short: short,
-		Long: short + `. With two names: between the two. With one: between that region and every other
-region, so that it is cut off from all of them.`,
-		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: s.completeRegions(2),
+		Long:  short + `. With two names: between the two. With one: between that region and every other region.`,
+		Args:  cobra.RangeArgs(1, 2), ValidArgsFunction: s.completeRegions(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.changeLinks(cmd, control.LinkRequest{Op: op}, args, oneWay)
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,6 +38,9 @@ in us-east/kafka or eu-west/pg-s1-1 (regionctl status lists them).`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if s.lab == "" { // or the main lab would be meant where a variable was forgotten
+				return errors.New("--lab names no lab: leave it out for the main one, or say 1 to 32 letters a-z and digits")
+			}
 			if s.output != "text" && s.output != "json" {
 				return fmt.Errorf("there is no output format %q: text or json", s.output)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -248,7 +249,11 @@ func (s *settings) down(cmd *cobra.Command) error {
 			return nil
 		case err == nil:
 			return nil
-		case !errors.Is(err, lab.ErrRunning) || time.Now().After(deadline):
+		case errors.Is(err, fs.ErrPermission):
+			return fmt.Errorf("%w\n    fix: do it as root: sudo %s", err, s.command("down"))
+		case !errors.Is(err, lab.ErrRunning):
+			return err
+		case time.Now().After(deadline):
 			return fmt.Errorf("%w\n    fix: end that process (kill PID; kill -9 PID if it doesn't react), then again: %s", err, s.command("down"))
 		}
 		select {
@@ -319,7 +324,11 @@ try:
 	if len(status.Regions) > 1 {
 		fmt.Fprintf(out, "  %s link cut %s %s\n  %s link heal %s %s\n  %s digest\n", self, first.Name, last.Name, self, first.Name, last.Name, self)
 	}
-	fmt.Fprintf(out, "  %s down\n", self)
+	sudo := ""
+	if os.Getenv("SUDO_UID") != "" {
+		sudo = "sudo "
+	}
+	fmt.Fprintf(out, "  %s%s down\n", sudo, self)
 	return nil
 }
 

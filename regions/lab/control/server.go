@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -134,6 +135,12 @@ func listen(ctx context.Context, name string) (net.Listener, error) {
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("protecting the control socket: %w", err), l.Close())
+	}
+	// Who started the lab by sudo may look at it and steer it without.
+	if uid, err := strconv.Atoi(os.Getenv("SUDO_UID")); err == nil && os.Geteuid() == 0 {
+		if err := os.Chown(path, uid, -1); err != nil {
+			return nil, errors.Join(fmt.Errorf("giving the control socket to user %d: %w", uid, err), l.Close())
+		}
 	}
 	return l, nil
 }

@@ -236,6 +236,14 @@ func TestHAProxyRepeatsOnlyWhatMayBeRepeated(t *testing.T) {
 		"a write, after a 503":                    {http.MethodPost, "/v1/users", nil, answers(503), 503, 1},
 		"a keyed write, after the instance died":  {http.MethodPost, "/v1/users", http.Header{"Idempotency-Key": {"k"}}, dies, 200, 2},
 		"a keyed write, after a 503":              {http.MethodPost, "/v1/users", http.Header{"Idempotency-Key": {"k"}}, answers(503), 200, 2},
+		"a keyed change, after the instance died": {http.MethodPatch, "/v1/users/1", http.Header{"Idempotency-Key": {"k"}}, dies, 502, 1},
+		"a keyed deletion, after it died":         {http.MethodDelete, "/v1/users/1", http.Header{"Idempotency-Key": {"k"}}, dies, 502, 1},
+		"a keyed change by gRPC, after it died": {
+			http.MethodPost, "/antipode.user.v1.UserService/UpdateUser", http.Header{"Content-Type": {"application/grpc"}, "Idempotency-Key": {"k"}}, dies, 502, 1,
+		},
+		"a keyed creation by gRPC, after it died": {
+			http.MethodPost, create, http.Header{"Content-Type": {"application/grpc"}, "Idempotency-Key": {"k"}}, dies, 200, 2,
+		},
 		"a read by gRPC, after the instance died": {http.MethodPost, get, http.Header{"Content-Type": {"application/grpc"}}, dies, 200, 2},
 		"a write by gRPC, after it died":          {http.MethodPost, create, http.Header{"Content-Type": {"application/grpc"}}, dies, 502, 1},
 	}

@@ -67,6 +67,11 @@ func (f *fixture) testBadInput(t *testing.T) {
 
 		{"unknown path in the mask", patch, path + "?updateMask=firstName,middleName", `{"firstName":"X"}`, "invalid", 400, "update_mask", nil},
 		{"path below a leaf", patch, path + "?updateMask=firstName.x", `{"firstName":"X"}`, "invalid", 400, "update_mask", nil},
+		{"etag in the query of a change", patch, path + "?user.etag=wrong", `{"firstName":"X"}`, "invalid", 400, "user.etag", nil},
+		{"field in the query of a change", patch, path + "?user.firstName=X", `{"firstName":"X"}`, "invalid", 400, "user.firstName", nil},
+		{"two ids", get, path + "?id=" + made.field("id"), "", "invalid", 400, "id", nil},
+		{"If-Match on a change", patch, path, `{"firstName":"X"}`, "invalid", 400, "If-Match", []string{"If-Match", `"wrong"`}},
+		{"If-Match on a deletion", del, path, "", "invalid", 400, "If-Match", []string{"If-Match", `"wrong"`}},
 		{"e-mail cleared", patch, path + "?updateMask=email", `{}`, "invalid", 400, "user.email", nil},
 		{"e-mail that is none", patch, path, `{"email":"b"}`, "invalid", 400, "user.email", nil},
 		{"id in the mask", patch, path + "?updateMask=id", `{}`, "invalid", 400, "update_mask", nil},

@@ -152,6 +152,20 @@ func (f *fixture) testCausalReads(t *testing.T) {
 		f.ok(t, http.MethodDelete, path, "")
 		f.refused(t, "not_found", http.MethodGet, path, "", rpc.HeaderToken, token, rpc.HeaderRead, "stale-ok")
 	})
+	t.Run("lists cover the token", func(t *testing.T) {
+		u := id.Keyed([]byte("listed"), newEmail())
+		ev, token := f.elsewhere(t, u, func(rec *userv1.UserRecord) {
+			rec.FirstName, rec.Status = "far", userv1.UserRecord_STATUS_ACTIVE
+		})
+		f.refused(t, "token_ahead", http.MethodGet, "/v1/users", "", rpc.HeaderToken, token)
+		if a := f.ok(t, http.MethodGet, "/v1/users", "", rpc.HeaderToken, token, rpc.HeaderRead, "stale-ok"); a.header.Get(rpc.HeaderStale) != "true" {
+			t.Error("a list that lacks what the token covers is not marked stale")
+		}
+		f.arrive(t, ev)
+		if a := f.ok(t, http.MethodGet, "/v1/users?pageSize=1000", "", rpc.HeaderToken, token); a.header.Get(rpc.HeaderStale) != "" {
+			t.Error("a list that covers the token is marked stale")
+		}
+	})
 	t.Run("lists add nothing to the token", func(t *testing.T) {
 		made := f.create(t, "")
 		if a := f.ok(t, http.MethodGet, "/v1/users", "", rpc.HeaderToken, made.token()); a.token() != made.token() {

@@ -5,6 +5,7 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -99,8 +100,9 @@ func (s *Server) BatchGetUsers(ctx context.Context, r *userv1.BatchGetUsersReque
 	return out, nil
 }
 
-// ListUsers answers one page of all users.
+// ListUsers answers one page of all users. It covers what the caller's token covers, and adds nothing to it.
 func (s *Server) ListUsers(ctx context.Context, r *userv1.ListUsersRequest) (*userv1.ListUsersResponse, error) {
+	call := rpc.FromContext(ctx)
 	size := int(r.GetPageSize())
 	if size == 0 {
 		size = defaultPage
@@ -109,6 +111,18 @@ func (s *Server) ListUsers(ctx context.Context, r *userv1.ListUsersRequest) (*us
 	from, err := s.cursors.open(r.GetPageToken())
 	if err != nil {
 		return nil, err
+	}
+	// Lists are read from the primaries, so once a read of each user that the caller has seen covers the token, so does the list.
+	seen, err := s.users.BatchGet(ctx, call.Token.Users(user.ServiceName), seenBy(call))
+	behind := slices.ContainsFunc(seen, func(c user.Copy) bool { return c.Stale })
+	if f := fault.From(err); f != nil && f.Kind == fault.TokenAhead && call.Read == rpc.ReadStaleOK {
+		behind, err = true, nil // one of them is not here at all
+	}
+	if err != nil {
+		return nil, err
+	}
+	if behind {
+		call.SetStale()
 	}
 	copies, err := s.users.List(ctx, from.createTime, from.id, size+1)
 	if err != nil {

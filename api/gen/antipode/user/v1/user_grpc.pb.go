@@ -54,7 +54,7 @@ const (
 type UserServiceClient interface {
 	// CreateUser signs a user up. The e-mail address is claimed for this user in the whole world before the answer is given.
 	// Errors: `invalid`; `already_exists` when the address belongs to another user; `key_reused` when the idempotency key came with
-	// another body before; `no_quorum` when a majority of regions cannot be reached.
+	// the same address and another body before; `no_quorum` when a majority of regions cannot be reached.
 	CreateUser(ctx context.Context, in *CreateUserRequest, opts ...grpc.CallOption) (*User, error)
 	// GetUser answers one user. Errors: `not_found` (also for a deleted user); `token_ahead` when this region does not have what the token covers.
 	GetUser(ctx context.Context, in *GetUserRequest, opts ...grpc.CallOption) (*User, error)
@@ -160,7 +160,7 @@ func (c *userServiceClient) LookupUser(ctx context.Context, in *LookupUserReques
 type UserServiceServer interface {
 	// CreateUser signs a user up. The e-mail address is claimed for this user in the whole world before the answer is given.
 	// Errors: `invalid`; `already_exists` when the address belongs to another user; `key_reused` when the idempotency key came with
-	// another body before; `no_quorum` when a majority of regions cannot be reached.
+	// the same address and another body before; `no_quorum` when a majority of regions cannot be reached.
 	CreateUser(context.Context, *CreateUserRequest) (*User, error)
 	// GetUser answers one user. Errors: `not_found` (also for a deleted user); `token_ahead` when this region does not have what the token covers.
 	GetUser(context.Context, *GetUserRequest) (*User, error)
