@@ -109,7 +109,10 @@ func (s Site) KeysDir() string { return filepath.Join(s.Dir, "keys") }
 
 // ClockFile says by how much the clocks of a region's service processes are wrong; without it they are right. It is no part of the region's data: a wrong clock
 // stays wrong when disks are lost.
-func (s Site) ClockFile(region string) string { return filepath.Join(s.Dir, "clocks", region) }
+func (s Site) ClockFile(region string) string { return filepath.Join(s.ClocksDir(), region) }
+
+// ClocksDir holds the clock files.
+func (s Site) ClocksDir() string { return filepath.Join(s.Dir, "clocks") }
 
 // Units returns the components of a region, in the order in which people would list them.
 func (s Site) Units(r topology.Region) ([]Unit, error) {

@@ -99,8 +99,8 @@ type userConfig struct {
 	} `yaml:"database"`
 	ClockOffsetFile string      `yaml:"clock_offset_file"`
 	Shards          []userShard `yaml:"shards"`
-	Peers  []userPeer  `yaml:"peers"`
-	Log    struct {
+	Peers           []userPeer  `yaml:"peers"`
+	Log             struct {
 		Level  string `yaml:"level"`
 		Format string `yaml:"format"`
 	} `yaml:"log"`
