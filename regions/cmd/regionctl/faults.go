@@ -89,7 +89,7 @@ func (s *settings) faultInject() *cobra.Command {
 			if err := s.checkFault(cmd, args); err != nil {
 				return err
 			}
-			done, err := s.client().InjectFault(cmd.Context(), control.FaultRequest{Words: args}, s.progress(cmd.OutOrStdout()))
+			done, err := s.client().InjectFault(cmd.Context(), control.FaultRequest{Words: args}, s.faultProgress(cmd))
 			if err != nil {
 				return s.advise(err)
 			}
@@ -119,7 +119,7 @@ func (s *settings) faultHeal() *cobra.Command {
 			} else if err := s.checkFault(cmd, args); err != nil {
 				return err
 			}
-			done, err := s.client().HealFault(cmd.Context(), q, s.progress(cmd.OutOrStdout()))
+			done, err := s.client().HealFault(cmd.Context(), q, s.faultProgress(cmd))
 			if err != nil {
 				return s.advise(err)
 			}
@@ -134,6 +134,14 @@ func (s *settings) faultHeal() *cobra.Command {
 	}
 	cmd.Flags().SetInterspersed(false)
 	return cmd
+}
+
+// faultProgress shows what goes on; JSON is one document, without it.
+func (s *settings) faultProgress(cmd *cobra.Command) func(lab.Event) {
+	if s.output == "json" {
+		return nil
+	}
+	return s.progress(cmd.OutOrStdout())
 }
 
 // checkFault refuses what can't be understood before anybody is asked.
