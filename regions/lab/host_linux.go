@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,8 +27,12 @@ type unitHost struct {
 }
 
 func (h *unitHost) command() *proc.Command {
+	argv := h.unit.Argv
+	if h.region.lab.globalFormed() {
+		argv = slices.Concat(argv, h.unit.Rejoin)
+	}
 	return &proc.Command{
-		Argv:       h.unit.Argv,
+		Argv:       argv,
 		Env:        h.region.lab.environment(h.unit),
 		Dir:        h.unit.Dir,
 		Credential: h.region.lab.credential,

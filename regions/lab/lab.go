@@ -39,6 +39,8 @@ type Lab struct {
 	network  *network.Network
 	regions  []*Region
 	usage    *usage
+	faults   faults
+	memory   memory
 
 	// tasks are the goroutines that live as long as the lab; cancel ends them.
 	tasks  sync.WaitGroup
@@ -117,6 +119,9 @@ func (l *Lab) start(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	if err := l.noteFormed(); err != nil {
+		return err
+	}
 	l.started = time.Now()
 	l.opts.tell(Event{What: fmt.Sprintf("all %d regions are up", len(l.regions)), Seconds: time.Since(began).Seconds()})
 	return nil
@@ -146,7 +151,10 @@ func (l *Lab) prepare(ctx context.Context, m Machine) error {
 		return err
 	}
 	l.site = site
-	return newState(l.opts, l.doorBlock).write(site.Dir)
+	if err := os.RemoveAll(site.ClocksDir()); err != nil {
+		return fmt.Errorf("setting clocks right: %w", err) // faults end with the lab that they were in
+	}
+	return l.remember()
 }
 
 // prepareBroker fetches the broker's jars, the first time.

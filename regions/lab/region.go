@@ -85,6 +85,11 @@ func (r *Region) Component(name string) (*proc.Component, error) {
 	return nil, unknown("component of "+r.Topology.Name, name, names)
 }
 
+// unit is what a component is run as; it must exist.
+func (r *Region) unit(name string) engine.Unit {
+	return r.units[slices.IndexFunc(r.units, func(u engine.Unit) bool { return u.Name == name })]
+}
+
 // start starts everything in the order in which it needs each other, and returns once it is ready.
 func (r *Region) start(ctx context.Context) error {
 	began := time.Now()

@@ -21,6 +21,8 @@ type state struct {
 	Topology  string        `json:"topology"`
 	DoorBlock int           `json:"door_block"`
 	Regions   []stateRegion `json:"regions"`
+	// GlobalFormed says that the global store exists: a member of it that has no data has lost them.
+	GlobalFormed bool `json:"global_formed,omitempty"`
 }
 
 type stateRegion struct {

@@ -26,6 +26,8 @@ type Status struct {
 	// UpSeconds since everything was ready first.
 	UpSeconds float64        `json:"up_seconds"`
 	Regions   []RegionStatus `json:"regions"`
+	// Faults are active: injected, and not healed.
+	Faults []ActiveFault `json:"faults,omitempty"`
 	// MemoryBytes is the sum of the proportional shares of all processes of the regions and of the supervisor; CPU is in cores, over
 	// about the last 10 s.
 	MemoryBytes uint64  `json:"memory_bytes"`
@@ -84,7 +86,7 @@ type Replication struct {
 func (l *Lab) Status(ctx context.Context) (Status, error) {
 	s := Status{
 		Lab: l.opts.Name, Topology: l.opts.Topology.Name, Dir: l.site.Dir, PID: os.Getpid(),
-		Regions: make([]RegionStatus, len(l.regions)),
+		Regions: make([]RegionStatus, len(l.regions)), Faults: l.ActiveFaults(),
 	}
 	all, err := proc.Census()
 	if err != nil {

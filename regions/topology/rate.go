@@ -38,6 +38,22 @@ func ParseRate(s string) (Rate, error) {
 	return 0, fmt.Errorf("rate %q: want a number from 1bit to 1000Gbit with the unit bit, kbit, Mbit or Gbit, or %q", s, unlimited)
 }
 
+// ParseShare reads a share from 0 to 1, written as 5% or 0.05.
+func ParseShare(s string) (float64, error) {
+	number, isPercent := strings.CutSuffix(s, "%")
+	share, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no share: write 1%% or 0.01", s)
+	}
+	if isPercent {
+		share /= 100
+	}
+	if !(share >= 0 && share <= 1) {
+		return 0, fmt.Errorf("%s is out of range: 0%% to 100%%", s)
+	}
+	return share, nil
+}
+
 // String writes the rate in the greatest unit that divides it.
 func (r Rate) String() string {
 	switch {

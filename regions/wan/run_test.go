@@ -443,6 +443,7 @@ func TestUnknownLinks(t *testing.T) {
 	}
 	for name, err := range map[string]error{
 		"Set":     w.Set(Params{Delay: ms}, Pair{"a", "b"}, Pair{"a", "nowhere"}),
+		"Adjust":  w.Adjust(func(now, _ Params) Params { now.Delay = ms; return now }, Pair{"a", "b"}, Pair{"a", "nowhere"}),
 		"Reset":   w.Reset(Pair{"b", "y"}),
 		"Cut":     w.Cut(Pair{"a", "b"}, Pair{"x", "y"}),
 		"Heal":    w.Heal(Pair{"", ""}),
@@ -465,5 +466,42 @@ func TestUnknownLinks(t *testing.T) {
 	pairs, err := w.Pairs("c")
 	if want := []Pair{{"a", "c"}, {"b", "c"}, {"c", "a"}, {"c", "b"}}; err != nil || !slices.Equal(pairs, want) {
 		t.Errorf("Pairs(c) = %v, %v, want %v", pairs, err, want)
+	}
+}
+
+func TestAdjustKeepsWhatElseIsSet(t *testing.T) {
+	w, err := New(testTable(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ab, ba := Pair{"a", "b"}, Pair{"b", "a"}
+	base, err := w.Base(ab)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lossy := func(loss float64) func(now, base Params) Params {
+		return func(now, _ Params) Params { now.Loss = loss; return now }
+	}
+	steps := []struct {
+		to         func(now, base Params) Params
+		delay      time.Duration
+		loss       float64
+		impossible bool
+	}{
+		{to: func(now, base Params) Params { now.Delay = base.Delay + ms; return now }, delay: base.Delay + ms, loss: base.Loss},
+		{to: lossy(0.5), delay: base.Delay + ms, loss: 0.5},
+		{to: func(now, base Params) Params { now.Delay = base.Delay; return now }, delay: base.Delay, loss: 0.5},
+		{to: lossy(2), delay: base.Delay, loss: 0.5, impossible: true},
+	}
+	for i, s := range steps {
+		if err := w.Adjust(s.to, ab, ba); (err != nil) != s.impossible {
+			t.Errorf("step %d: %v", i, err)
+		}
+		if l, err := w.Link(ab); err != nil || l.Params.Delay != s.delay || l.Params.Loss != s.loss {
+			t.Errorf("step %d: link is %+v, %v; want a delay of %v and a loss of %v", i, l, err, s.delay, s.loss)
+		}
+	}
+	if _, err := w.Base(Pair{"a", "nowhere"}); !errors.Is(err, ErrUnknown) {
+		t.Errorf("Base: %v, want ErrUnknown", err)
 	}
 }

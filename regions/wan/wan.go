@@ -123,6 +123,37 @@ func (w *WAN) Set(params Params, pairs ...Pair) error {
 	})
 }
 
+// Adjust changes how packets travel in these directions by a function of what is set now and of what the table says. Either all change or, when what it wants for
+// one can't be, none. Packets under way are as for Set.
+func (w *WAN) Adjust(to func(now, base Params) Params, pairs ...Pair) error {
+	var invalid error
+	err := w.change("adjust links", pairs, func(links []*link) {
+		wanted := make([]Params, len(links))
+		for i, l := range links {
+			wanted[i] = to(l.params, w.base[l.pair])
+			if err := wanted[i].Validate(); err != nil {
+				invalid = fmt.Errorf("link %v: %w", l.pair, err)
+				return
+			}
+		}
+		for i, l := range links {
+			w.core.set(time.Now(), l, wanted[i])
+		}
+	})
+	return errors.Join(err, invalid)
+}
+
+// Base is what the table says of a direction.
+func (w *WAN) Base(p Pair) (Params, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	base, ok := w.base[p]
+	if !ok {
+		return Params{}, fmt.Errorf("%v: %w", p, ErrUnknown)
+	}
+	return base, nil
+}
+
 // Reset puts these directions back to what the table says, and heals them.
 func (w *WAN) Reset(pairs ...Pair) error {
 	return w.change("reset links", pairs, func(links []*link) {

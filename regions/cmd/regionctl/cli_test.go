@@ -47,6 +47,12 @@ func TestErrorsNameTheFix(t *testing.T) {
 		"too great a loss":       {[]string{"link", "set", "a", "b", "--loss", "101%"}, "0% to 100%"},
 		"a rate that is none":    {[]string{"link", "set", "a", "b", "--rate", "fast"}, "--rate"},
 		"one way from one":       {[]string{"link", "cut", "a", "--one-way"}, "two regions"},
+		"a fault that is none":   {[]string{"fault", "inject", "kil", "us-east/kafka"}, `no fault "kil": there are kill, crash`},
+		"a fault of nothing":     {[]string{"fault", "inject", "kill", "us-east/kafak"}, "no component of us-east"},
+		"a fault, half named":    {[]string{"fault", "heal", "cut", "us-east"}, "want cut REGION REGION"},
+		"a fault, no lab":        {[]string{"fault", "inject", "clock", "us-east", "-5m"}, "up"},
+		"healing all, no lab":    {[]string{"fault", "heal", "all"}, "not running"},
+		"a flag among the words": {[]string{"fault", "inject", "kill", "us-east/kafka", "--lab", "x"}, "flags go before"},
 		"kill without a name":    {[]string{"kill"}, "at least 1 arg"},
 		"exec without a lab":     {[]string{"exec", "us-east", "--", "true"}, "up"},
 		"exec without program":   {[]string{"exec", "us-east", "--", "no-such-program"}, "no-such-program"},
@@ -96,6 +102,12 @@ func TestCompletionOffersNames(t *testing.T) {
 		{"status -o ", "json", ""},
 		{"up --topology ", "three", ""},
 		{"logs ", "ap-south/haproxy", ""},
+		{"fault ", "heal\tUndo a fault, or all of them", ""},
+		{"fault inject crash ", "eu-west/user-a", "us-east"},
+		{"fault inject orphan ", "eu-west/pg-s1-1", "us-east/kafka"},
+		{"fault heal cut us-east ", "eu-west", "us-east"},
+		{"fault heal ", "all\tevery active fault", ""},
+		{"fault inject loss us-east eu-west ", "5%", "ap-south"},
 	}
 	for _, test := range tests {
 		words := strings.Split(test.words, " ")
@@ -140,7 +152,7 @@ func TestDownOfALabThatIsNotRunning(t *testing.T) {
 }
 
 func TestStatusAsTextAndJSON(t *testing.T) {
-	status := lab.Status{Lab: "x", State: "up", Regions: []lab.RegionStatus{{
+	status := lab.Status{Lab: "x", State: "up", Faults: []lab.ActiveFault{{Name: "cut us-east eu-west"}, {Name: "clock us-east +5m"}}, Regions: []lab.RegionStatus{{
 		Name: "us-east", State: "degraded", Door: "127.10.1.1:8080", Front: "198.18.1.1:8080",
 		Components: []lab.ComponentStatus{
 			{Name: "kafka", State: proc.Backoff, Restarts: 3, LastError: "ended with exit status 1 after 2s", Since: time.Now().Add(-90 * time.Second)},
@@ -151,7 +163,7 @@ func TestStatusAsTextAndJSON(t *testing.T) {
 	var text bytes.Buffer
 	writeStatus(&text, status)
 	for _, want := range []string{
-		"us-east is degraded", "kafka backoff ended with exit status 1 after 2s 1m30s 3", "pg-s1-1 ready primary", "50 MiB", "1.5 %",
+		"faults are active: cut us-east eu-west; clock us-east +5m", "us-east is degraded", "kafka backoff ended with exit status 1 after 2s 1m30s 3", "pg-s1-1 ready primary", "50 MiB", "1.5 %",
 		"from eu-west s1 lag 44 ms heard 0.3 s ago 2 parked",
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(text.String()), " "), want) {
@@ -165,6 +177,28 @@ func TestStatusAsTextAndJSON(t *testing.T) {
 	var back lab.Status
 	if err := json.Unmarshal(asJSON.Bytes(), &back); err != nil || back.Regions[0].Components[1].PID != 42 {
 		t.Errorf("%+v, %v", back, err)
+	}
+}
+
+func TestFaultListAsTextAndJSON(t *testing.T) {
+	out, err := run(t, "--lab", "nosuchlab", "fault", "list")
+	if err != nil || !strings.Contains(out, "wipe REGION[/COMPONENT]") || !strings.Contains(out, "no fault is active") {
+		t.Errorf("%q, %v", out, err)
+	}
+	if out, err = run(t, "--lab", "nosuchlab", "fault", "list", "-o", "json"); err != nil {
+		t.Fatal(err)
+	}
+	var all struct {
+		Active    []lab.ActiveFault
+		Catalogue []lab.FaultKind
+	}
+	if err := json.Unmarshal([]byte(out), &all); err != nil || all.Active == nil || len(all.Catalogue) != len(lab.FaultCatalogue()) {
+		t.Errorf("%+v, %v", all, err)
+	}
+	var text bytes.Buffer
+	writeFaults(&text, faults{Active: []lab.ActiveFault{{Name: "kill us-east/kafka", Since: time.Now().Add(-90 * time.Second), Missing: "it is ready"}}})
+	if got := strings.Join(strings.Fields(text.String()), " "); !strings.Contains(got, "kill us-east/kafka for 1m30s no longer holds: it is ready") {
+		t.Errorf("list is %q", got)
 	}
 }
 

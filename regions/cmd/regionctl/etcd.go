@@ -25,6 +25,7 @@ func newRunEtcd() *cobra.Command {
 	f.StringVar(&c.PeerURL, "peer-url", "", "where other members reach it")
 	f.StringVar(&c.Cluster, "cluster", "", "all members: name=peer-url,...")
 	f.StringVar(&c.Token, "token", "", "name of the cluster")
+	f.StringArrayVar(&c.Rejoin, "rejoin", nil, "client URLs of other members of a cluster that exists: when the data are gone, they take the member in anew")
 	f.DurationVar(&c.Heartbeat, "heartbeat", 0, "between signs of life of the leader")
 	f.DurationVar(&c.Election, "election", 0, "silence after which a member stands for election")
 	return cmd

@@ -129,9 +129,9 @@ func (s *settings) linkSet() *cobra.Command {
 				q.Jitter = &jitter
 			}
 			if changed("loss") {
-				share, err := parseShare(loss)
+				share, err := topology.ParseShare(loss)
 				if err != nil {
-					return err
+					return fmt.Errorf("--loss: %w", err)
 				}
 				q.Loss = &share
 			}
@@ -155,22 +155,6 @@ func (s *settings) linkSet() *cobra.Command {
 	f.StringVar(&rate, "rate", "", "bits per second: 1Mbit, 500kbit, unlimited")
 	f.BoolVar(&oneWay, "one-way", false, "only the direction from the first to the second")
 	return cmd
-}
-
-// parseShare reads 1% or 0.01.
-func parseShare(s string) (float64, error) {
-	number, isPercent := strings.CutSuffix(s, "%")
-	share, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-	if err != nil {
-		return 0, fmt.Errorf("--loss %q is no share: write 1%% or 0.01", s)
-	}
-	if isPercent {
-		share /= 100
-	}
-	if !(share >= 0 && share <= 1) {
-		return 0, fmt.Errorf("--loss %s is out of range: 0%% to 100%%", s)
-	}
-	return share, nil
 }
 
 // changeLinks carries out a change between the named regions, or between one and all others.

@@ -58,6 +58,13 @@ func only(regions []lab.RegionStatus, name string) ([]lab.RegionStatus, error) {
 func writeStatus(out io.Writer, s lab.Status) {
 	fmt.Fprintf(out, "lab %s is %s: topology %s, supervisor %d, %s, %s of a core; data in %s\n",
 		s.Lab, s.State, s.Topology, s.PID, mib(s.MemoryBytes), percent(s.CPU), s.Dir)
+	if len(s.Faults) > 0 {
+		names := make([]string, len(s.Faults))
+		for i, f := range s.Faults {
+			names[i] = f.Name
+		}
+		fmt.Fprintf(out, "faults are active: %s\n", strings.Join(names, "; "))
+	}
 	for _, r := range s.Regions {
 		fmt.Fprintf(out, "\n%s is %s: http://%s from the host, %s inside; %s, %s of a core\n",
 			r.Name, r.State, r.Door, r.Front, mib(r.MemoryBytes), percent(r.CPU))

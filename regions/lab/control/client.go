@@ -76,6 +76,24 @@ func (c *Client) Power(ctx context.Context, r PowerRequest, tell func(lab.Event)
 	return c.call(ctx, http.MethodPost, "/v1/power", r, nil, tell)
 }
 
+// Faults lists the active faults, and says of each whether it still holds.
+func (c *Client) Faults(ctx context.Context) ([]lab.ActiveFault, error) {
+	var list []lab.ActiveFault
+	return list, c.call(ctx, http.MethodGet, "/v1/faults", nil, &list, nil)
+}
+
+// InjectFault injects a fault and looks whether it has taken.
+func (c *Client) InjectFault(ctx context.Context, r FaultRequest, tell func(lab.Event)) (FaultDone, error) {
+	var done FaultDone
+	return done, c.call(ctx, http.MethodPost, "/v1/faults/inject", r, &done, tell)
+}
+
+// HealFault heals faults and waits until what they touched is ready.
+func (c *Client) HealFault(ctx context.Context, r FaultRequest, tell func(lab.Event)) (FaultDone, error) {
+	var done FaultDone
+	return done, c.call(ctx, http.MethodPost, "/v1/faults/heal", r, &done, tell)
+}
+
 // Digest compares what the regions hold.
 func (c *Client) Digest(ctx context.Context) (lab.DigestReport, error) {
 	var r lab.DigestReport

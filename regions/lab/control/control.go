@@ -89,6 +89,21 @@ func (r LinkRequest) Change(p wan.Params) wan.Params {
 	return p
 }
 
+// FaultRequest injects or heals a fault.
+type FaultRequest struct {
+	// Words name the fault, as lab.Lab.Fault takes them.
+	Words []string `json:"words"`
+	// All heals every active fault, with no words.
+	All bool `json:"all,omitempty"`
+}
+
+// FaultDone says what a FaultRequest did.
+type FaultDone struct {
+	// Faults are their names in full; of a request to heal, those that were active.
+	Faults  []string `json:"faults"`
+	Seconds float64  `json:"seconds"`
+}
+
 // RestoreRequest reverses a conflict by a new write in a region; an empty region means the first that answers.
 type RestoreRequest struct {
 	Name   string `json:"name"`

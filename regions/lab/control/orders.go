@@ -3,9 +3,12 @@ package control
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"antipode.example/regions/lab"
+	"antipode.example/regions/wan"
 )
 
 // act carries out an action on all named components at once, or on none if one is unknown.
@@ -59,6 +62,40 @@ func power(ctx context.Context, l *lab.Lab, q PowerRequest) (any, error) {
 	return nil, r.PowerOff(ctx)
 }
 
+func injectFault(ctx context.Context, l *lab.Lab, q FaultRequest) (any, error) {
+	began := time.Now()
+	f, err := l.Fault(q.Words...)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Inject(ctx); err != nil {
+		return nil, err
+	}
+	if err := f.Verify(ctx); err != nil {
+		return nil, err
+	}
+	return FaultDone{Faults: []string{f.Name()}, Seconds: time.Since(began).Seconds()}, nil
+}
+
+func healFault(ctx context.Context, l *lab.Lab, q FaultRequest) (any, error) {
+	began := time.Now()
+	if q.All {
+		names, err := l.HealAll(ctx)
+		return FaultDone{Faults: names, Seconds: time.Since(began).Seconds()}, err
+	}
+	f, err := l.Fault(q.Words...)
+	if err != nil {
+		return nil, err
+	}
+	done := FaultDone{Faults: []string{}}
+	if slices.ContainsFunc(l.ActiveFaults(), func(a lab.ActiveFault) bool { return a.Name == f.Name() }) {
+		done.Faults = append(done.Faults, f.Name())
+	}
+	err = f.Heal(ctx)
+	done.Seconds = time.Since(began).Seconds()
+	return done, err
+}
+
 func changeLinks(_ context.Context, l *lab.Lab, q LinkRequest) (any, error) {
 	w := l.Network().WAN()
 	switch q.Op {
@@ -69,25 +106,7 @@ func changeLinks(_ context.Context, l *lab.Lab, q LinkRequest) (any, error) {
 	case "reset":
 		return nil, w.Reset(q.Pairs...)
 	case "set":
-		for _, p := range q.Pairs {
-			link, err := w.Link(p)
-			if err != nil {
-				return nil, err
-			}
-			if err := q.Change(link.Params).Validate(); err != nil {
-				return nil, fmt.Errorf("link %s: %w", p, err)
-			}
-		}
-		for _, p := range q.Pairs {
-			link, err := w.Link(p)
-			if err != nil {
-				return nil, err
-			}
-			if err := w.Set(q.Change(link.Params), p); err != nil {
-				return nil, err
-			}
-		}
-		return nil, nil //nolint:nilnil // an order has no result
+		return nil, w.Adjust(func(now, _ wan.Params) wan.Params { return q.Change(now) }, q.Pairs...)
 	}
 	return nil, fmt.Errorf("there is no operation %q on links", q.Op)
 }

@@ -173,6 +173,9 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /v1/links", command(s, changeLinks))
 	mux.HandleFunc("POST /v1/act", command(s, act))
 	mux.HandleFunc("POST /v1/power", command(s, power))
+	mux.HandleFunc("GET /v1/faults", query(s, (*lab.Lab).LookAtFaults))
+	mux.HandleFunc("POST /v1/faults/inject", command(s, injectFault))
+	mux.HandleFunc("POST /v1/faults/heal", command(s, healFault))
 	mux.HandleFunc("POST /v1/restore", command(s, func(ctx context.Context, l *lab.Lab, r RestoreRequest) (any, error) {
 		return l.RestoreConflict(ctx, r.Name, r.Region)
 	}))

@@ -78,6 +78,8 @@ type Unit struct {
 	Files map[string]string
 	// Argv is the command line, Env what is added to a plain environment.
 	Argv, Env []string
+	// Rejoin is added to Argv once the cluster that the component is a member of exists: with it, a member that has lost its data is replaced by a new one.
+	Rejoin []string
 	// Prepare, unless nil, returns commands to run before the start, in Dir: none when there is nothing to do.
 	Prepare func() ([][]string, error)
 	// Probe asks the component whether it serves; it connects through dial.
@@ -104,6 +106,13 @@ func (s Site) RegionDir(region string) string { return filepath.Join(s.Dir, "reg
 
 // KeysDir holds the key set, which is not part of any region's data.
 func (s Site) KeysDir() string { return filepath.Join(s.Dir, "keys") }
+
+// ClockFile says by how much the clocks of a region's service processes are wrong; without it they are right. It is no part of the region's data: a wrong clock
+// stays wrong when disks are lost.
+func (s Site) ClockFile(region string) string { return filepath.Join(s.ClocksDir(), region) }
+
+// ClocksDir holds the clock files.
+func (s Site) ClocksDir() string { return filepath.Join(s.Dir, "clocks") }
 
 // Units returns the components of a region, in the order in which people would list them.
 func (s Site) Units(r topology.Region) ([]Unit, error) {

@@ -62,6 +62,9 @@ func TestGolden(t *testing.T) {
 			for _, e := range u.Endpoints {
 				fmt.Fprintf(&text, "%s %s\n", e.Speaks, e.Address)
 			}
+			if len(u.Rejoin) > 0 {
+				fmt.Fprintf(&text, "# once its cluster exists\n%s\n", strings.Join(u.Rejoin, "\n"))
+			}
 			for _, name := range slices.Sorted(maps.Keys(u.Files)) {
 				fmt.Fprintf(&text, "# file %s\n%s", name, u.Files[name])
 			}

@@ -4,11 +4,26 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"antipode.example/regions/topology"
 )
+
+// orphaned says that a PostgreSQL runs on data though its Patroni has ended. A new Patroni would adopt it, and, while it still has the leader's lock, empty
+// synchronous_standby_names and never fill it again, since its store names the standby already (seen with 3.0.2): commits would no longer wait for the standby that
+// would be promoted. So it is ended first, and comes back by the way of every start.
+func orphaned(data string) bool {
+	text, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	if err != nil {
+		return false
+	}
+	pid, _, _ := strings.Cut(string(text), "\n")
+	dir, err := os.Readlink(filepath.Join("/proc", strings.TrimSpace(pid), "cwd"))
+	return err == nil && dir == data
+}
 
 // databases lists the services' databases. Each has a logical replication slot antipode_<database> on every shard; the user
 // service's slot has its name from its configuration.
@@ -50,6 +65,13 @@ func (s Site) postgres(r topology.Region, shard, node int) (Unit, error) {
 		Files: map[string]string{"patroni.yml": conf, "roles.sql": sql},
 		Argv:  []string{s.Programs.Patroni, filepath.Join(dir, "patroni.yml")},
 		Env:   []string{"PYTHONUNBUFFERED=1"},
+		Prepare: func() ([][]string, error) {
+			data := filepath.Join(dir, "data")
+			if !orphaned(data) {
+				return nil, nil
+			}
+			return [][]string{{filepath.Join(s.Programs.PostgresBin, "pg_ctl"), "stop", "--pgdata=" + data, "--mode=immediate"}}, nil
+		},
 		Probe: func(dial Dial) func(context.Context) (string, error) {
 			return func(ctx context.Context) (string, error) {
 				n, err := AskNode(ctx, dial, r, shard, node)

@@ -97,9 +97,10 @@ type userConfig struct {
 		User         string `yaml:"user"`
 		PasswordFile string `yaml:"password_file"`
 	} `yaml:"database"`
-	Shards []userShard `yaml:"shards"`
-	Peers  []userPeer  `yaml:"peers"`
-	Log    struct {
+	ClockOffsetFile string      `yaml:"clock_offset_file"`
+	Shards          []userShard `yaml:"shards"`
+	Peers           []userPeer  `yaml:"peers"`
+	Log             struct {
 		Level  string `yaml:"level"`
 		Format string `yaml:"format"`
 	} `yaml:"log"`
@@ -139,6 +140,7 @@ func (s Site) user(r topology.Region, instance int) (Unit, error) {
 	conf.Database.Name, conf.Database.User = "user", "antipode"
 	conf.Database.PasswordFile = filepath.Join(s.KeysDir(), "postgres.password")
 	conf.Log.Level, conf.Log.Format = "info", "json"
+	conf.ClockOffsetFile = s.ClockFile(r.Name)
 	for shard := range r.Shards {
 		sh := userShard{Name: fmt.Sprintf("s%d", shard+1)}
 		for node := range r.NodesPerShard {

@@ -17,8 +17,12 @@ const redisMemory = "64mb"
 // globalEtcd is the region's member of the store that spans all regions. Its timing allows for round trips of 200 ms.
 func (s Site) globalEtcd(r topology.Region) (Unit, error) {
 	members := make([]string, 0, len(s.Topology.Regions))
+	var rejoin []string
 	for _, other := range s.Topology.Regions {
 		members = append(members, other.Name+"="+httpURL(at(other.GlobalEtcd(), topology.PortEtcdPeer)))
+		if other.Name != r.Name {
+			rejoin = append(rejoin, "--rejoin="+httpURL(at(other.GlobalEtcd(), topology.PortEtcdClient)))
+		}
 	}
 	return s.etcd(r, EtcdGlobal, []string{
 		"--name=" + r.Name,
@@ -29,6 +33,7 @@ func (s Site) globalEtcd(r topology.Region) (Unit, error) {
 		"--heartbeat=200ms",
 		"--election=2s",
 	}, Unit{
+		Rejoin: rejoin,
 		// Without the other regions it still answers what it has; that is all that a single region can promise.
 		Probe: getOK(httpURL(at(r.GlobalEtcd(), topology.PortEtcdClient)) + "/health?serializable=true"),
 		Endpoints: []Endpoint{

@@ -3,6 +3,9 @@
 // The regions' stores are etcd itself, embedded, so that the local world needs no etcd package and a member costs 20 MB. It
 // owns the member's timing, limits and compaction; what is kept in the store is its clients' business. It has no
 // authentication and no TLS: it listens inside a region's namespace only.
+//
+// A member that has lost its data, of a cluster that has not, is replaced: the others remove it and take in a new one at its addresses, which copies what they hold. That
+// takes a quorum of the others; without one the member does not start.
 package etcdmember
 
 import (
@@ -15,13 +18,15 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// Config describes a member. All fields are required.
+// Config describes a member. All fields but Rejoin are required.
 type Config struct {
 	Name, Data string
 	// ClientURL and PeerURL are where it listens, and what others are told.
 	ClientURL, PeerURL string
 	// Cluster lists all first members as name=peer-url, separated by commas; Token tells the cluster from others.
 	Cluster, Token string
+	// Rejoin are client URLs of other members, once the cluster exists; while it is being formed, none. They are asked when there are no data.
+	Rejoin []string
 	// Heartbeat is between the leader's signs of life; without one for Election a member stands for election. Heartbeat should be about
 	// the greatest round trip, Election ten times that, at most 50 s.
 	Heartbeat, Election time.Duration
@@ -39,6 +44,12 @@ func Run(ctx context.Context, c Config) error {
 	cfg, err := c.embed()
 	if err != nil {
 		return err
+	}
+	if c.lost() {
+		if err := c.replace(ctx); err != nil {
+			return err
+		}
+		cfg.ClusterState = embed.ClusterStateFlagExisting
 	}
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 // Process is one process of the machine as a Census saw it.
 type Process struct {
 	PID, PPID int
+	// Stopped says that it has been stopped, as by SIGSTOP.
+	Stopped bool
 	// Dir is its working directory.
 	Dir string
 	// Namespace is the inode of its network namespace.
@@ -65,7 +67,7 @@ func look(p procfs.Proc) (Process, error) {
 	}
 	ticks := int(stat.UTime) + int(stat.STime) + stat.CUTime + stat.CSTime
 	return Process{
-		PID: p.PID, PPID: stat.PPID,
+		PID: p.PID, PPID: stat.PPID, Stopped: stat.State == "T",
 		Dir:       strings.TrimSuffix(dir, " (deleted)"),
 		Namespace: ns["net"].Inode,
 		CPU:       time.Duration(ticks) * clockTick,

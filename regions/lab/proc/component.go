@@ -38,6 +38,8 @@ type Host interface {
 // Main is a running main process.
 type Main interface {
 	PID() int
+	// Kill ends this process alone, with SIGKILL; what it started lives on.
+	Kill() error
 	// Wait returns once the process has ended, with how: nil for exit status 0.
 	Wait() error
 }
@@ -117,6 +119,7 @@ const (
 	doCrash
 	doPause
 	doResume
+	doOrphan
 )
 
 // New makes a component that is stopped.
@@ -182,6 +185,9 @@ func (c *Component) Crash(ctx context.Context) error { return c.order(ctx, doCra
 
 // Pause stops all its processes with SIGSTOP: they keep their memory, connections and locks, and answer nothing.
 func (c *Component) Pause(ctx context.Context) error { return c.order(ctx, doPause) }
+
+// Orphan ends the main process alone with SIGKILL and keeps it down until Start: what it started lives on, with nobody to look after it.
+func (c *Component) Orphan(ctx context.Context) error { return c.order(ctx, doOrphan) }
 
 // Resume lets paused processes go on.
 func (c *Component) Resume(ctx context.Context) error { return c.order(ctx, doResume) }

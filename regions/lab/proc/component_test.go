@@ -31,6 +31,7 @@ type fakeMain struct {
 
 func (m *fakeMain) PID() int    { return 42 }
 func (m *fakeMain) Wait() error { return <-m.end }
+func (m *fakeMain) Kill() error { m.finish(errors.New("signal: killed")); return nil }
 func (m *fakeMain) finish(err error) {
 	m.once.Do(func() { m.end <- err; close(m.end) })
 }
@@ -129,6 +130,15 @@ func TestStates(t *testing.T) {
 	stop := func(ctx context.Context, c *proc.Component, _ *fakeHost) error { return c.Stop(ctx) }
 	kill := func(ctx context.Context, c *proc.Component, _ *fakeHost) error { return c.Kill(ctx) }
 	crash := func(ctx context.Context, c *proc.Component, _ *fakeHost) error { return c.Crash(ctx) }
+	orphan := func(ctx context.Context, c *proc.Component, _ *fakeHost) error { return c.Orphan(ctx) }
+	unsignalled := func(_ context.Context, _ *proc.Component, h *fakeHost) error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if len(h.signals) > 0 {
+			return errors.New("what the main process started got a signal, too")
+		}
+		return nil
+	}
 	pause := func(ctx context.Context, c *proc.Component, _ *fakeHost) error { return c.Pause(ctx) }
 	resume := func(ctx context.Context, c *proc.Component, _ *fakeHost) error { return c.Resume(ctx) }
 	dies := func(_ context.Context, _ *proc.Component, h *fakeHost) error { h.crash(); return nil }
@@ -166,6 +176,15 @@ func TestStates(t *testing.T) {
 			{do: wait(time.Hour), want: proc.Killed},
 			{do: crash, want: proc.Killed, fail: true},
 			{do: pause, want: proc.Killed, fail: true},
+			{do: start, want: proc.Ready},
+		},
+		"an orphaned one stays down until start": {
+			{do: orphan, want: proc.Stopped, fail: true},
+			{do: well},
+			{do: start, want: proc.Ready},
+			{do: orphan, want: proc.Killed},
+			{do: unsignalled},
+			{do: wait(time.Hour), want: proc.Killed},
 			{do: start, want: proc.Ready},
 		},
 		"a kill ends the wait for the next start": {

@@ -12,7 +12,7 @@
 //	   ▲                  ▲                     │
 //	   │                  └──pause over── backoff ◄── the main process ended unexpectedly, or crash
 //	   └──stop, from any state
-//	any ──kill──► killed ──start──► starting
+//	any ──kill, orphan──► killed ──start──► starting
 //	starting, ready, unready ──pause──► paused ──resume──► starting
 //
 // It guarantees that the processes of a killed component are gone when Kill returns, and that all are gone when Run

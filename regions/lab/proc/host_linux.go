@@ -58,6 +58,14 @@ type running struct{ cmd *exec.Cmd }
 func (r running) PID() int    { return r.cmd.Process.Pid }
 func (r running) Wait() error { return r.cmd.Wait() }
 
+// Kill implements Main. A process that has ended already is no error.
+func (r running) Kill() error {
+	if err := r.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("killing process %d: %w", r.PID(), err)
+	}
+	return nil
+}
+
 // Members lists the component's processes: those whose parent is gone first, then the main process, then its children.
 // In this order a kill hits a PostgreSQL before the Patroni that would start it again.
 func (c *Command) Members() ([]Process, error) {

@@ -94,6 +94,11 @@ func (l *loop) carryOut(ctx context.Context, what verb) error {
 		}
 		l.scheduleRetry("crashed by order")
 		return nil
+	case doOrphan:
+		if l.life == nil {
+			return fmt.Errorf("%s is %s, so it has no main process: start it first", l.cfg.Name, state)
+		}
+		return l.end(Killed, l.life.main.Kill)
 	case doPause:
 		return l.pause(ctx, state)
 	case doResume:

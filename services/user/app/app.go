@@ -58,6 +58,9 @@ type App struct {
 // New makes an App that has connected to nothing yet. It fails when keys are missing.
 func New(cfg Config, log *slog.Logger) (*App, error) {
 	a := &App{cfg: cfg, log: log.With(slog.String("region", cfg.Region), slog.String("instance", cfg.Instance)), clock: hlc.System{}}
+	if cfg.ClockOffsetFile != "" {
+		a.clock = newOffsetClock(a.clock, cfg.ClockOffsetFile, a.log)
+	}
 	var err error
 	if a.keys, err = loadKeys(&cfg); err != nil {
 		return nil, err

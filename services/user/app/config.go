@@ -55,6 +55,9 @@ type Config struct {
 	Redis        string      `koanf:"redis" config:"required"`
 	Kafka        KafkaConfig `koanf:"kafka" config:"required"`
 	Database     Database    `koanf:"database" config:"required"`
+	// ClockOffsetFile is for labs: a file with a Go duration, such as 5m or -90s, by which this process's clock is to be wrong. It is looked at at most once a
+	// second. Missing or empty means no offset. Leave the key out in production.
+	ClockOffsetFile string `koanf:"clock_offset_file"`
 	// Shards own equal parts of the slots at first, in this order.
 	Shards []Shard `koanf:"shards" config:"required"`
 	// Peers are the other regions.

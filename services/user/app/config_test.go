@@ -53,6 +53,7 @@ func TestLoad(t *testing.T) {
 	}
 	for name, x := range map[string]struct{ old, new, want string }{
 		"typo in a key":          {"peer_listen:", "peer_lisen:", `peer_lisen: there is no such key; did you mean "peer_listen"?`},
+		"typo in the offset":     {"keys_dir:", "clock_ofset_file: /x\nkeys_dir:", `did you mean "clock_offset_file"?`},
 		"typo below":             {"partitions: 8", "partition: 8", `kafka.partition: there is no such key; did you mean "partitions"?`},
 		"typo in a list":         {"{name: s2, nodes:", "{name: s2, node:", `did you mean "nodes"?`},
 		"missing":                {"redis: 198.18.1.5:6379\n", "", "redis: is missing"},

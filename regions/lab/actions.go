@@ -21,7 +21,7 @@ import (
 func (l *Lab) Find(name string) (*Region, *proc.Component, error) {
 	region, component, ok := strings.Cut(name, "/")
 	if !ok {
-		return nil, nil, fmt.Errorf("%q is not the name of a component: write region/component, such as us-east/kafka", name)
+		return nil, nil, notAComponent(name)
 	}
 	r, err := l.Region(region)
 	if err != nil {
@@ -88,15 +88,26 @@ func (l *Lab) Act(ctx context.Context, action Action, name string) error {
 	case Resume:
 		return c.Resume(ctx)
 	case Begin:
-		r.mu.Lock()
-		off := r.off
-		r.mu.Unlock()
-		if off {
-			return fmt.Errorf("region %s has no power: regionctl power on %s", r.Topology.Name, r.Topology.Name)
+		if err := r.powered(); err != nil {
+			return err
 		}
 		return c.Start(ctx)
 	}
 	return fmt.Errorf("there is no action %q", action)
+}
+
+func notAComponent(name string) error {
+	return fmt.Errorf("%q is not the name of a component: write region/component, such as us-east/kafka", name)
+}
+
+// powered returns nil while the region has power.
+func (r *Region) powered() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.off {
+		return fmt.Errorf("region %s has no power: regionctl power on %s", r.Topology.Name, r.Topology.Name)
+	}
+	return nil
 }
 
 // PowerOff ends a region as a loss of power does: it goes silent first, with whatever was under way lost, then all its processes
@@ -119,6 +130,7 @@ func (r *Region) PowerOff(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("powering off region %s: %w", r.Topology.Name, err)
 	}
+	r.lab.faults.drop(r.Topology.Name)
 	// Also what operators have started in the region.
 	return r.killStrangers(ctx)
 }
