@@ -31,6 +31,7 @@ import (
 	"antipode.example/platform/shard"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
+	"antipode.example/platform/store/storetest"
 )
 
 var broker kafkatest.Shared
@@ -124,7 +125,7 @@ func newRegion(t *testing.T, w *world, number uint16, shards int) *region {
 	for i, db := range r.dbs {
 		r.shards.Shards = append(r.shards.Shards, shard.Cluster{Name: fmt.Sprintf("s%d", i+1), Nodes: []string{db.Addr}})
 	}
-	if err := store.Migrate(t.Context(), r.shards, number); err != nil {
+	if _, err := store.Migrate(t.Context(), r.shards, number, &storetest.Numbers{}, r.log); err != nil {
 		t.Fatal(err)
 	}
 	router, err := shard.Open(t.Context(), r.shards, slog.New(slog.DiscardHandler))
