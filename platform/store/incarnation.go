@@ -103,7 +103,7 @@ type Home struct {
 	Synced bool
 }
 
-// Home asks all shards. One of them must answer, and those that answer must agree.
+// Home is described at Interface.
 func (s *Store) Home(ctx context.Context) (Home, error) {
 	return readHome(ctx, s.router.Shards(), s.log)
 }
@@ -145,7 +145,7 @@ func homeOf(ctx context.Context, sh *shard.Shard) (Home, error) {
 	return Home{causal.Replica(id), synced}, err //nolint:gosec // written as a Replica
 }
 
-// SetSynced notes on every shard that this replica has fetched what the others have. Fenced when another replica lives there by now.
+// SetSynced is described at Interface.
 func (s *Store) SetSynced(ctx context.Context) error {
 	return s.each(func(sh *shard.Shard) error {
 		tx, err := sh.Primary.Begin(ctx)

@@ -107,15 +107,19 @@ func (a *App) migrate(ctx context.Context) (causal.Replica, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer etcd.Close() //nolint:errcheck // nothing is under way
+	defer etcd.Close()
 	numbers := replicas.New(etcd, a.cfg.Service)
-	for began := time.Now(); ; {
+	over := time.NewTimer(quorumWait)
+	defer over.Stop()
+	for {
 		replica, err := store.Migrate(ctx, a.cfg.shards(), a.cfg.RegionNumber, numbers, a.log)
-		if f := (*fault.Error)(nil); err == nil || !errors.As(err, &f) || f.Kind != fault.NoQuorum || time.Since(began) > quorumWait {
+		if f := (*fault.Error)(nil); err == nil || !errors.As(err, &f) || f.Kind != fault.NoQuorum {
 			return replica, err
 		}
 		select {
 		case <-ctx.Done():
+			return 0, err
+		case <-over.C:
 			return 0, err
 		case <-time.After(500 * time.Millisecond):
 		}

@@ -1,0 +1,78 @@
+package app
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"antipode.example/platform/rpc"
+)
+
+// A region loses all its databases while it runs. It comes back as its next incarnation, which serves nobody before it has what the other region has.
+func TestAWipedRegionComesBack(t *testing.T) {
+	t.Parallel()
+	all := regions(t)
+	east, west := all[0], all[1]
+	made := east.do(t, http.MethodPost, "8080", "/v1/users", `{"firstName":"John","email":"john@example.com"}`, rpc.HeaderDurability, "remote")
+	if made.status != http.StatusOK || made.header.Get(rpc.HeaderDurability) != "remote" {
+		t.Fatalf("create: %d %v %s", made.status, made.header, made.body)
+	}
+	path, token := "/v1/users/"+made.field("id"), made.header.Get(rpc.HeaderToken)
+	west.halt(t)
+	for _, db := range east.engines.Databases {
+		conn, err := pgx.Connect(t.Context(), db.DSN("user"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Exec(t.Context(), "truncate slots, replica, causality, records, conflicts, parked, positions"); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // the second time changes nothing
+		if out := east.command(t, "migrate"); !strings.Contains(out, "home to replica 1.2") {
+			t.Fatalf("migrate: %s", out)
+		}
+	}
+	select {
+	case err := <-east.ended:
+		east.asked = true
+		if err == nil || !strings.Contains(err.Error(), "has come back as replica 1.2, and this process is of 1.1") {
+			t.Errorf("the instance of the ended incarnation: %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the instance of the ended incarnation goes on")
+	}
+
+	east.launch(t)
+	eventually(t, "it says why it is not ready", func() bool {
+		a := east.get(t, "9090", "/readyz")
+		return a.status == http.StatusServiceUnavailable && strings.Contains(a.body, "catching up")
+	})
+	for what, a := range map[string]answer{
+		"read":   east.do(t, http.MethodGet, "8080", path, ""),
+		"list":   east.do(t, http.MethodGet, "8080", "/v1/users", ""),
+		"create": east.do(t, http.MethodPost, "8080", "/v1/users", `{"firstName":"Jane","email":"jane@example.com"}`),
+	} {
+		if a.status != http.StatusServiceUnavailable || a.field("reason") != "catching_up" {
+			t.Errorf("%s while catching up: %d %s", what, a.status, a.body)
+		}
+	}
+	west.start(t)
+	eventually(t, "the region is ready again", func() bool { return east.get(t, "9090", "/readyz").status == http.StatusOK })
+	if got := east.do(t, http.MethodGet, "8080", path, "", rpc.HeaderToken, token); got.field("firstName") != "John" {
+		t.Errorf("what had reached the other region: %d %s", got.status, got.body)
+	}
+	changed := east.do(t, http.MethodPatch, "8080", path, `{"lastName":"Smith"}`, rpc.HeaderToken, token)
+	if changed.status != http.StatusOK {
+		t.Fatalf("change: %d %s", changed.status, changed.body)
+	}
+	if got := west.do(t, http.MethodGet, "8080", path, "", rpc.HeaderToken, changed.header.Get(rpc.HeaderToken)); got.body != changed.body {
+		t.Errorf("the other region has %s, want %s", got.body, changed.body)
+	}
+}
