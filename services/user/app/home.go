@@ -12,8 +12,11 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc"
 
+	"antipode.example/platform/causal"
+	"antipode.example/platform/claims"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/lease"
+	"antipode.example/platform/replicas"
 	"antipode.example/platform/store"
 )
 
@@ -90,8 +93,31 @@ func (a *App) refuseUntilSynced(ctx context.Context, req any, info *grpc.UnarySe
 	return handler(ctx, req)
 }
 
+// checkCurrent refuses to start as an incarnation that is known to be over: databases that were restored while nobody ran migrate. It asks the nearest member of the
+// global store; when that does not answer, a process of a region that is cut off starts all the same.
+func (a *App) checkCurrent(ctx context.Context) error {
+	etcd, err := claims.Dial(a.cfg.GlobalEtcd)
+	if err != nil {
+		return err
+	}
+	defer etcd.Close()
+	here := a.store.Replica()
+	last, err := replicas.New(etcd, a.cfg.Service).Nearby(ctx, here.Region())
+	if err != nil {
+		a.log.WarnContext(ctx, "global store does not tell the last incarnation", slog.Any("error", err))
+		return nil
+	}
+	if last > here.Incarnation() {
+		return fmt.Errorf("the databases are home to replica %s, which ended when %s began: run userd migrate", here, causal.NewReplica(here.Region(), last))
+	}
+	return nil
+}
+
 // startHome looks once, and makes the replica visible to whoever watches: a new incarnation is a change of its value.
 func (a *App) startHome(ctx context.Context) error {
+	if err := a.checkCurrent(ctx); err != nil {
+		return err
+	}
 	if h, err := a.lookHome(ctx); err == nil && h.Replica == a.store.Replica() {
 		a.home.synced.Store(h.Synced)
 	}

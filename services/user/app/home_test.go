@@ -1,6 +1,7 @@
 package app
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"antipode.example/platform/causal"
 	"antipode.example/platform/rpc"
 )
 
@@ -22,18 +24,7 @@ func TestAWipedRegionComesBack(t *testing.T) {
 	}
 	path, token := "/v1/users/"+made.field("id"), made.header.Get(rpc.HeaderToken)
 	west.halt(t)
-	for _, db := range east.engines.Databases {
-		conn, err := pgx.Connect(t.Context(), db.DSN("user"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := conn.Exec(t.Context(), "truncate slots, replica, causality, records, conflicts, parked, positions"); err != nil {
-			t.Fatal(err)
-		}
-		if err := conn.Close(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
+	east.exec(t, "truncate slots, replica, causality, records, conflicts, parked, positions")
 	for range 2 { // the second time changes nothing
 		if out := east.command(t, "migrate"); !strings.Contains(out, "home to replica 1.2") {
 			t.Fatalf("migrate: %s", out)
@@ -74,5 +65,39 @@ func TestAWipedRegionComesBack(t *testing.T) {
 	}
 	if got := west.do(t, http.MethodGet, "8080", path, "", rpc.HeaderToken, changed.header.Get(rpc.HeaderToken)); got.body != changed.body {
 		t.Errorf("the other region has %s, want %s", got.body, changed.body)
+	}
+
+	// A backup is restored, and nobody says so.
+	east.halt(t)
+	east.exec(t, fmt.Sprintf("update replica set id = %d", causal.NewReplica(1, 1)))
+	east.launch(t)
+	select {
+	case err := <-east.ended:
+		east.asked = true
+		if err == nil || !strings.Contains(err.Error(), "ended when 1.2 began: run userd migrate") {
+			t.Errorf("an instance on a restored backup: %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("an instance runs on a restored backup")
+	}
+	if out := east.command(t, "migrate"); !strings.Contains(out, "home to replica 1.3") {
+		t.Errorf("migrate after a restore: %s", out)
+	}
+}
+
+// exec changes the databases of the region behind its back.
+func (r *instance) exec(t *testing.T, sql string) {
+	t.Helper()
+	for _, db := range r.engines.Databases {
+		conn, err := pgx.Connect(t.Context(), db.DSN("user"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
