@@ -28,6 +28,7 @@ const (
 	SlotMoved       Kind = "slot_moved"   // again
 	Fenced          Kind = "fenced"       // elsewhere
 	Draining        Kind = "draining"     // elsewhere
+	CatchingUp      Kind = "catching_up"  // elsewhere; this region has forgotten something and fetches it
 	Unavailable     Kind = "unavailable"  // something that the request needs does not answer; it had no effect; elsewhere or later
 	UnknownOutcome  Kind = "unknown_outcome"
 	Deadline        Kind = "deadline"

@@ -57,6 +57,8 @@ func mapped(k Kind) mapping {
 		return mapping{codes.Unavailable, http.StatusServiceUnavailable, "This region has been taken out of service"}
 	case Draining:
 		return mapping{codes.Unavailable, http.StatusServiceUnavailable, "This region is being taken out of service"}
+	case CatchingUp:
+		return mapping{codes.Unavailable, http.StatusServiceUnavailable, "This region is fetching what it has missed"}
 	case Unavailable:
 		return mapping{codes.Unavailable, http.StatusServiceUnavailable, "The service is unavailable"}
 	case UnknownOutcome:

@@ -137,8 +137,13 @@ func (s *Server) Lag(ctx context.Context, _ *replicationv1.LagRequest) (*replica
 	if err != nil {
 		return nil, err
 	}
+	home, err := s.store.Home(ctx)
+	if err != nil {
+		return nil, err
+	}
 	r := s.replicator
 	return &replicationv1.LagResponse{
+		Replica: uint32(home.Replica), CatchingUp: !home.Synced,
 		Shards: r.lag.shards(), EventsApplied: r.metrics.total.Load(), UptimeMs: time.Since(r.started).Milliseconds(), Parked: uint64(parked), //nolint:gosec // a count
 	}, nil
 }

@@ -31,6 +31,7 @@ import (
 	"antipode.example/platform/shard"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
+	"antipode.example/platform/store/storetest"
 )
 
 var broker kafkatest.Shared
@@ -124,9 +125,26 @@ func newRegion(t *testing.T, w *world, number uint16, shards int) *region {
 	for i, db := range r.dbs {
 		r.shards.Shards = append(r.shards.Shards, shard.Cluster{Name: fmt.Sprintf("s%d", i+1), Nodes: []string{db.Addr}})
 	}
-	if err := store.Migrate(t.Context(), r.shards, number); err != nil {
+	if _, err := store.Migrate(t.Context(), r.shards, number, &storetest.Numbers{}, r.log); err != nil {
 		t.Fatal(err)
 	}
+	r.open(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.listen = l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.makeTopic(t, r.topic, partitions)
+	r.makeTopic(t, r.topic+".dlq", 1)
+	return r
+}
+
+// open opens the store as the replica that lives in the databases.
+func (r *region) open(t *testing.T) {
+	t.Helper()
 	router, err := shard.Open(t.Context(), r.shards, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -141,17 +159,6 @@ func newRegion(t *testing.T, w *world, number uint16, shards int) *region {
 	if r.Store, err = store.Open(t.Context(), store.Options{Service: "sample", Registry: r.registry, Router: router, Log: r.log}); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.listen = l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	r.makeTopic(t, r.topic, partitions)
-	r.makeTopic(t, r.topic+".dlq", 1)
-	return r
 }
 
 func (r *region) makeTopic(t *testing.T, name string, n int) {

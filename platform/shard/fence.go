@@ -34,12 +34,18 @@ func Fence(b *pgx.Batch, replica causal.Replica, slots ...uint16) {
 		if owned != len(sorted) {
 			return ErrMoved(fmt.Errorf("the shard owns %d of the %d slots", owned, len(sorted)))
 		}
-		if here != int64(replica) {
-			return fault.New(fault.Fenced, "this region was given up and has come back").
-				Because(fmt.Errorf("the shard is home to replica %s, this process is of %s", causal.Replica(here), replica)) //nolint:gosec // written as a Replica
-		}
-		return nil
+		return SameReplica(here, replica)
 	})
+}
+
+// SameReplica is fault.Fenced when the replica that a shard names, as it is stored, is not the one that a process writes as: the region has come back as its
+// next incarnation, and the process is of an ended one.
+func SameReplica(here int64, replica causal.Replica) error {
+	if here == int64(replica) {
+		return nil
+	}
+	return fault.New(fault.Fenced, "this region was given up and has come back").
+		Because(fmt.Errorf("the shard is home to replica %s, this process is of %s", causal.Replica(here), replica)) //nolint:gosec // written as a Replica
 }
 
 // ErrMoved is the fault of a slot that is not where the router said.

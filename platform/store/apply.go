@@ -105,7 +105,7 @@ func (s *Store) applyShard(ctx context.Context, sh *shard.Shard, inputs []input,
 	if len(inputs) == 0 {
 		// Losing this loses nothing: the log is read again from the earlier position.
 		last.Queue("set local synchronous_commit = off")
-		queuePosition(last, pos)
+		s.queuePosition(last, pos)
 		return Applied{}, nil, tx.Commit(ctx, "store the position of a log", last)
 	}
 	bt := newBatch(s, inputs)
@@ -121,17 +121,18 @@ func (s *Store) applyShard(ctx context.Context, sh *shard.Shard, inputs []input,
 	if err := bt.queueParked(last); err != nil {
 		return Applied{}, nil, err
 	}
-	queuePosition(last, pos)
+	s.queuePosition(last, pos)
 	if err := tx.Commit(ctx, "apply a batch", last); err != nil {
 		return Applied{}, nil, err
 	}
 	return bt.out, bt.missing, nil
 }
 
-func queuePosition(b *pgx.Batch, pos *Position) {
+// queuePosition queues the storing of a position, unless the shard is home to another replica by now: what this process has read, that one may never have applied.
+func (s *Store) queuePosition(b *pgx.Batch, pos *Position) {
 	if pos != nil {
-		b.Queue(`insert into positions (log, partition, next) values ($1, $2, $3)
-			on conflict (log, partition) do update set next = greatest(positions.next, excluded.next)`, pos.Log, pos.Partition, pos.Next)
+		b.Queue(`insert into positions (log, partition, next) select $1, $2, $3 from replica where id = $4
+			on conflict (log, partition) do update set next = greatest(positions.next, excluded.next)`, pos.Log, pos.Partition, pos.Next, int64(s.engine.Replica))
 	}
 }
 

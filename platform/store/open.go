@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 
 	"antipode.example/platform/causal"
@@ -57,39 +56,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if s.clock == nil {
 		s.clock = hlc.System{}
 	}
-	shards := o.Router.Shards()
-	homes := make([]causal.Replica, len(shards))
-	errs := make([]error, len(shards))
-	var wg sync.WaitGroup
-	for i, sh := range shards {
-		wg.Go(func() { homes[i], errs[i] = readReplica(ctx, sh) })
+	home, err := readHome(ctx, o.Router.Shards(), s.log)
+	if err != nil {
+		return nil, fmt.Errorf("open the store: %w", err)
 	}
-	wg.Wait()
-	var home causal.Replica
-	for i, sh := range shards {
-		switch {
-		case errs[i] != nil:
-			s.log.WarnContext(ctx, "shard does not tell its replica", "shard", sh.Name, "error", errs[i])
-		case home == 0:
-			home = homes[i]
-		case home != homes[i]:
-			return nil, fmt.Errorf("open the store: shard %s is home to replica %s, others to %s", sh.Name, homes[i], home)
-		}
-	}
-	if home == 0 {
-		return nil, fmt.Errorf("open the store: no shard tells its replica: %w", errors.Join(errs...))
-	}
-	s.engine = &state.Engine{Registry: o.Registry, Service: o.Service, Replica: home}
+	s.engine = &state.Engine{Registry: o.Registry, Service: o.Service, Replica: home.Replica}
 	return s, nil
-}
-
-func readReplica(ctx context.Context, sh *shard.Shard) (causal.Replica, error) {
-	var here int64
-	err := sh.Primary.Query(ctx, "read the replica of shard "+sh.Name, func(r pgx.Rows) error { return r.Scan(&here) }, "select id from replica")
-	if err == nil && here == 0 {
-		err = fmt.Errorf("shard %s has no replica: it was not migrated", sh.Name)
-	}
-	return causal.Replica(here), err //nolint:gosec // written as a Replica
 }
 
 // Replica is the replica that lives in the shards.

@@ -22,7 +22,7 @@ import (
 	"antipode.example/platform/state"
 )
 
-// The parts of a user's data that one statement reads, from one snapshot: a row of kind 0 says that the slot is owned.
+// The parts of a user's data that one statement reads, from one snapshot: a row of kind 0 says that the slot is owned, and for one user also which replica lives here.
 const (
 	kindOwned = iota
 	kindVector
@@ -31,10 +31,10 @@ const (
 )
 
 const (
-	readAll = `select 0, null::bytea, 0::bigint from slots where slot = $2 and owned
+	readAll = `select 0, null::bytea, (select id from replica) from slots where slot = $2 and owned
 		union all select 1, vector, max_stamp from causality where user_id = $1
 		union all select 2, body, 0 from records where user_id = $1`
-	readSome = `select 0, null::bytea, 0::bigint from slots where slot = $2 and owned
+	readSome = `select 0, null::bytea, (select id from replica) from slots where slot = $2 and owned
 		union all select 1, vector, max_stamp from causality where user_id = $1
 		union all select 2, r.body, 0 from records r join unnest($3::text[], $4::uuid[]) as k(type, id) using (type, id) where r.user_id = $1
 		union all select 2, body, 0 from records where user_id = $1 and deleted and id = user_id`
@@ -45,11 +45,12 @@ func (s *Store) Read(ctx context.Context, from Source, user id.ID, keys ...state
 	var u *state.User
 	err := s.onOwner(ctx, user.Slot(), func(sh *shard.Shard) (err error) {
 		if from == Replica {
-			if u, err = readUser(ctx, sh.Replica, user, keys); !isKind(err, fault.Unavailable) {
+			// A standby that has not heard yet of the incarnation that lives here is of no use.
+			if u, err = s.readUser(ctx, sh.Replica, user, keys); !isKind(err, fault.Unavailable) && !isKind(err, fault.Fenced) {
 				return err
 			}
 		}
-		u, err = readUser(ctx, sh.Primary, user, keys)
+		u, err = s.readUser(ctx, sh.Primary, user, keys)
 		return err
 	})
 	if err != nil {
@@ -58,7 +59,7 @@ func (s *Store) Read(ctx context.Context, from Source, user id.ID, keys ...state
 	return u, nil
 }
 
-func readUser(ctx context.Context, pool *pg.Pool, user id.ID, keys []state.Key) (*state.User, error) {
+func (s *Store) readUser(ctx context.Context, pool *pg.Pool, user id.ID, keys []state.Key) (*state.User, error) {
 	sql, args := readAll, []any{[16]byte(user), int16(user.Slot())} //nolint:gosec // below id.Slots
 	if len(keys) > 0 {
 		types, ids := make([]string, len(keys)), make([][16]byte, len(keys))
@@ -75,7 +76,10 @@ func readUser(ctx context.Context, pool *pg.Pool, user id.ID, keys []state.Key) 
 		if err := r.Scan(&kind, &body, &stamp); err != nil {
 			return err
 		}
-		owned = owned || kind == kindOwned
+		if kind == kindOwned {
+			owned = true
+			return shard.SameReplica(stamp, s.engine.Replica)
+		}
 		return readPart(u, kind, body, stamp)
 	}, sql, args...)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/platform/causal"
 	"antipode.example/platform/id"
 	"antipode.example/platform/internal/sample"
 	"antipode.example/platform/pg/pgtest"
@@ -24,6 +25,7 @@ import (
 	"antipode.example/platform/shard"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
+	"antipode.example/platform/store/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -49,6 +51,16 @@ type region struct {
 	dbs      []*pgtest.Database
 	config   shard.Config
 	clock    *clock
+	numbers  *storetest.Numbers
+}
+
+func (r *region) migrate(t testing.TB, number uint16) causal.Replica {
+	t.Helper()
+	replica, err := store.Migrate(t.Context(), r.config, number, r.numbers, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return replica
 }
 
 // clock is a wall clock that a test sets.
@@ -100,9 +112,8 @@ func newRegionOn(t testing.TB, number uint16, dbs ...*pgtest.Database) *region {
 		}
 		r.config.Shards = append(r.config.Shards, shard.Cluster{Name: fmt.Sprintf("s%d", i+1), Nodes: []string{db.Addr}})
 	}
-	if err := store.Migrate(t.Context(), r.config, number); err != nil {
-		t.Fatal(err)
-	}
+	r.numbers = &storetest.Numbers{}
+	r.migrate(t, number)
 	for _, db := range r.dbs {
 		if _, err := db.Pool.Exec(t.Context(), "select pg_create_logical_replication_slot(current_database()::text, 'pgoutput')"); err != nil {
 			t.Fatal(err)

@@ -98,6 +98,10 @@ type Interface interface {
 	Heartbeat(ctx context.Context) error
 	// Replica is the replica that lives in the shards.
 	Replica() causal.Replica
+	// Home asks the shards which replica lives in them now, and whether it may serve. Those that answer, one at least, must agree.
+	Home(ctx context.Context) (Home, error)
+	// SetSynced notes on every shard that this replica has fetched what the others have. Fenced when another replica lives there by now.
+	SetSynced(ctx context.Context) error
 }
 
 // Listed is one record of a list.

@@ -266,9 +266,16 @@ func TestAnotherIncarnationFencesTheProcess(t *testing.T) {
 	user := newID(t, 5)
 	_, err := r.set(t.Context(), user, own(user), "title", "x")
 	wantKind(t, err, fault.Fenced)
+	for _, from := range []store.Source{store.Primary, store.Replica} {
+		_, err = r.Read(t.Context(), from, user)
+		wantKind(t, err, fault.Fenced)
+	}
 	_, err = r.Apply(t.Context(), nil, store.Position{Log: "l", Next: 1})
 	if err != nil {
 		t.Errorf("a position alone: %v", err)
+	}
+	if _, ok, err := r.Next(t.Context(), "l", 0); ok || err != nil {
+		t.Errorf("the ended incarnation's position was stored: %t, %v", ok, err)
 	}
 	if err := r.Heartbeat(t.Context()); err == nil {
 		t.Error("a heartbeat of the ended incarnation was written")

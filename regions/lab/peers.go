@@ -115,9 +115,9 @@ type ShardLag struct {
 	Parked uint64 `json:"parked,omitempty"`
 }
 
-// lag asks all instances, since each reads a part of the others' logs, and returns the freshest word on each shard and the
-// number of events that all have applied.
-func (r *Region) lag(ctx context.Context) ([]ShardLag, uint64, error) {
+// lag asks all instances, since each reads a part of the others' logs, and returns the freshest word on each shard, the
+// number of events that all have applied, and whether the region catches up after it has forgotten something.
+func (r *Region) lag(ctx context.Context) (shards []ShardLag, applied uint64, catchingUp bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lagTimeout)
 	defer cancel()
 	answers := make([]*replicationv1.LagResponse, r.Topology.Instances)
@@ -135,9 +135,12 @@ func (r *Region) lag(ctx context.Context) ([]ShardLag, uint64, error) {
 	asking.Wait()
 	shards, applied, answered := mergeLags(answers)
 	if answered == 0 {
-		return nil, 0, errors.Join(errs...)
+		return nil, 0, false, errors.Join(errs...)
 	}
-	return shards, applied, nil
+	for _, a := range answers {
+		catchingUp = catchingUp || a.GetCatchingUp()
+	}
+	return shards, applied, catchingUp, nil
 }
 
 func mergeLags(answers []*replicationv1.LagResponse) (shards []ShardLag, applied uint64, answered int) {

@@ -79,7 +79,9 @@ type Replication struct {
 	// EventsApplied since the instances started, and per second over about the last 10 s.
 	EventsApplied   uint64  `json:"events_applied"`
 	EventsPerSecond float64 `json:"events_per_second"`
-	Error           string  `json:"error,omitempty"`
+	// CatchingUp: the region has forgotten something, fetches what the others have, and serves nobody meanwhile.
+	CatchingUp bool   `json:"catching_up,omitempty"`
+	Error      string `json:"error,omitempty"`
 }
 
 // Status looks at everything. It takes up to about a second when services do not answer.
@@ -203,14 +205,14 @@ func (r *Region) state(components []ComponentStatus) string {
 }
 
 func (r *Region) replication(ctx context.Context) *Replication {
-	shards, applied, err := r.lag(ctx)
+	shards, applied, catchingUp, err := r.lag(ctx)
 	if err != nil {
 		text, _, _ := strings.Cut(err.Error(), "\n")
 		return &Replication{Error: text}
 	}
 	_, flow := r.lab.usage.of("", r.Topology.Name)
 	slices.SortFunc(shards, func(a, b ShardLag) int { return strings.Compare(a.Region+a.Shard, b.Region+b.Shard) })
-	return &Replication{Shards: shards, EventsApplied: applied, EventsPerSecond: flow}
+	return &Replication{Shards: shards, EventsApplied: applied, EventsPerSecond: flow, CatchingUp: catchingUp}
 }
 
 // Links is the state of every direction of the network.

@@ -72,7 +72,7 @@ func (l *Lab) measure(ctx context.Context) {
 	var asking sync.WaitGroup
 	for _, r := range l.regions {
 		asking.Go(func() {
-			if _, n, err := r.lag(ctx); err == nil {
+			if _, n, _, err := r.lag(ctx); err == nil {
 				mu.Lock()
 				defer mu.Unlock()
 				applied[r.Topology.Name] = n

@@ -108,6 +108,9 @@ func writeReplication(out io.Writer, r *lab.Replication) {
 		fmt.Fprintf(out, "  replication: unknown: %s\n", r.Error)
 		return
 	}
+	if r.CatchingUp {
+		fmt.Fprintln(out, "  catching up: the region has forgotten something, and serves nobody until it has fetched what the others have")
+	}
 	fmt.Fprintf(out, "  replication: %d events applied, %.1f/s\n", r.EventsApplied, r.EventsPerSecond)
 	rows := make([][]string, 0, len(r.Shards))
 	for _, s := range r.Shards {

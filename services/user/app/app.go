@@ -42,6 +42,7 @@ type App struct {
 	registry *record.Registry
 	reach    reach
 
+	home       home
 	telemetry  *telemetry.Telemetry
 	monitor    *health.Monitor
 	router     *shard.Router
@@ -78,6 +79,7 @@ func (a *App) Run(ctx context.Context) error {
 		a.adminServer(),
 	}
 	parts = append(parts, a.stores()...)
+	parts = append(parts, lifecycle.Component{Name: "home", Start: a.startHome, Run: a.watchHome})
 	if a.cfg.has(RoleCapture) {
 		parts = append(parts, a.capture()...)
 	}
@@ -97,8 +99,11 @@ func (a *App) startTelemetry(ctx context.Context) (err error) {
 		return err
 	}
 	a.monitor = health.New(health.Config{
-		Log:      a.log,
-		Checks:   map[string]health.Check{"shards": func(ctx context.Context) error { return a.reach.check(ctx, a.router.Shards()) }},
+		Log: a.log,
+		Checks: map[string]health.Check{
+			"shards":    func(ctx context.Context) error { return a.reach.check(ctx, a.router.Shards()) },
+			"caught up": a.checkSynced,
+		},
 		Services: []string{serviceName},
 	})
 	return nil

@@ -21,9 +21,11 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
+	"antipode.example/platform/claims"
 	"antipode.example/platform/claims/etcdtest"
 	"antipode.example/platform/kafka/kafkatest"
 	"antipode.example/platform/pg/pgtest"
+	"antipode.example/platform/replicas"
 	"antipode.example/platform/rpc"
 	"antipode.example/services/user/internal/enginestest"
 )
@@ -38,6 +40,9 @@ type instance struct {
 	broker  *kafkatest.Broker
 	engines *enginestest.Region
 	client  userv1.UserServiceClient
+	stop    context.CancelFunc
+	ended   chan error // what Run returned
+	asked   bool       // to stop
 }
 
 // regions starts the engines and Apps of two regions.
@@ -59,6 +64,16 @@ func regions(t *testing.T) []*instance {
 			t.Fatal(err)
 		}
 		r.engines = enginestest.NewRegion(t, uint16(i+1))
+	}
+	etcd, err := claims.Dial(global.Endpoints())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer etcd.Close()
+	for number := range uint16(2) { // as the engines were migrated
+		if ok, err := replicas.New(etcd, "user").Give(t.Context(), number+1, 0, 1); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
 	}
 	keys := t.TempDir()
 	for _, name := range []string{"causal", "cursor", "claim", "idempotency"} {
@@ -102,6 +117,23 @@ func (r *instance) writeConfig(t *testing.T, keys string, number int, global, re
 // start runs the App until the test ends, and waits until it is ready.
 func (r *instance) start(t *testing.T) {
 	t.Helper()
+	r.launch(t)
+	eventually(t, r.name+" is ready", func() bool { return r.get(t, "9090", "/readyz").status == http.StatusOK })
+	conn, err := grpc.NewClient(r.address+":8080", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	r.client = userv1.NewUserServiceClient(conn)
+	h, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: serviceName})
+	if err != nil || h.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		t.Errorf("gRPC health: %v, %v", h, err)
+	}
+}
+
+// launch runs the App until the test ends, or halt.
+func (r *instance) launch(t *testing.T) {
+	t.Helper()
 	cfg, err := Load(r.config)
 	if err != nil {
 		t.Fatal(err)
@@ -113,22 +145,20 @@ func (r *instance) start(t *testing.T) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Errorf("%s: %v", r.name, err)
-		}
-	})
-	eventually(t, r.name+" is ready", func() bool { return r.get(t, "9090", "/readyz").status == http.StatusOK })
-	conn, err := grpc.NewClient(r.address+":8080", grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
+	r.stop, r.ended, r.asked = stop, ended, false
+	t.Cleanup(func() { r.halt(t) })
+}
+
+// halt stops the App.
+func (r *instance) halt(t *testing.T) {
+	t.Helper()
+	if r.asked {
+		return
 	}
-	t.Cleanup(func() { _ = conn.Close() })
-	r.client = userv1.NewUserServiceClient(conn)
-	h, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: serviceName})
-	if err != nil || h.GetStatus() != healthv1.HealthCheckResponse_SERVING {
-		t.Errorf("gRPC health: %v, %v", h, err)
+	r.asked = true
+	r.stop()
+	if err := <-r.ended; err != nil {
+		t.Errorf("%s: %v", r.name, err)
 	}
 }
 
@@ -255,7 +285,7 @@ func TestTwoRegions(t *testing.T) {
 	if out := west.command(t, "digest"); !strings.Contains(out, "SLOT") {
 		t.Errorf("digest: %s", out)
 	}
-	if out := east.command(t, "migrate"); !strings.Contains(out, "2 shards are up to date") {
+	if out := east.command(t, "migrate"); !strings.Contains(out, "2 shards are up to date, and home to replica 1.1") {
 		t.Errorf("migrate: %s", out)
 	}
 	if err := Main(t.Context(), []string{"sync", "--config", east.config, "--peer", "mars"}, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "eu-west") {

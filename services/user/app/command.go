@@ -8,12 +8,17 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"antipode.example/platform/cache"
+	"antipode.example/platform/causal"
+	"antipode.example/platform/claims"
+	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/lifecycle"
+	"antipode.example/platform/replicas"
 	"antipode.example/platform/store"
 	"antipode.example/platform/telemetry"
 )
@@ -75,19 +80,49 @@ func migrateCommand(open func() (*App, error)) *cobra.Command {
 		Use:   "migrate",
 		Short: "Make and migrate the databases of all shards",
 		Long: "Make and migrate the databases of all shards. The first time, the slots are dealt out evenly over the shards, in the order of the configuration.\n" +
-			"Run it again whenever you like: it changes nothing when there is nothing to do. Every shard's primary must answer.",
+			"Run it again whenever you like: it changes nothing when there is nothing to do. Every shard's primary must answer.\n\n" +
+			"Unless all shards agree on the incarnation that the region was given last, the region has forgotten something: it takes the next one, which\n" +
+			"needs a majority of regions, and fetches what the others have before it serves.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			a, err := open()
 			if err != nil {
 				return err
 			}
-			if err := store.Migrate(cmd.Context(), a.cfg.shards(), a.cfg.RegionNumber); err != nil {
+			replica, err := a.migrate(cmd.Context())
+			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d shards are up to date\n", len(a.cfg.Shards))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d shards are up to date, and home to replica %s\n", len(a.cfg.Shards), replica)
 			return err
 		},
+	}
+}
+
+// quorumWait is how long migrate waits for a majority of regions when it needs one: all of them may be starting at the same time.
+const quorumWait = 30 * time.Second
+
+func (a *App) migrate(ctx context.Context) (causal.Replica, error) {
+	etcd, err := claims.Dial(a.cfg.GlobalEtcd)
+	if err != nil {
+		return 0, err
+	}
+	defer etcd.Close()
+	numbers := replicas.New(etcd, a.cfg.Service)
+	over := time.NewTimer(quorumWait)
+	defer over.Stop()
+	for {
+		replica, err := store.Migrate(ctx, a.cfg.shards(), a.cfg.RegionNumber, numbers, a.log)
+		if f := (*fault.Error)(nil); err == nil || !errors.As(err, &f) || f.Kind != fault.NoQuorum {
+			return replica, err
+		}
+		select {
+		case <-ctx.Done():
+			return 0, err
+		case <-over.C:
+			return 0, err
+		case <-time.After(500 * time.Millisecond):
+		}
 	}
 }
 

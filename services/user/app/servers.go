@@ -121,6 +121,7 @@ func (a *App) replicate() []lifecycle.Component {
 	var listener net.Listener
 	return []lifecycle.Component{
 		{Name: "replicate", Run: func(ctx context.Context) error { a.replicator.Run(ctx); return ctx.Err() }},
+		{Name: "catch up", Run: a.catchUp},
 		{
 			Name: "peer server",
 			Start: func(ctx context.Context) (err error) {
@@ -171,6 +172,7 @@ func (a *App) front(ctx context.Context) (*gateway.Server, error) {
 	}
 	server, err := rpc.NewServer(rpc.Config{ //nolint:contextcheck // each request has its own context
 		Log: a.log, Sealer: sealer, Meter: a.telemetry.Meters.Meter("antipode"), Tracer: a.telemetry.Traces,
+		Interceptors: []grpc.UnaryServerInterceptor{a.refuseUntilSynced},
 	})
 	if err != nil {
 		return nil, err

@@ -3,12 +3,14 @@
 package enginestest
 
 import (
+	"log/slog"
 	"testing"
 
 	"antipode.example/platform/cache/redistest"
 	"antipode.example/platform/pg/pgtest"
 	"antipode.example/platform/shard"
 	"antipode.example/platform/store"
+	"antipode.example/platform/store/storetest"
 )
 
 // Region is what belongs to one region.
@@ -30,7 +32,7 @@ func NewRegion(tb testing.TB, number uint16) *Region {
 		r.Databases = append(r.Databases, s)
 		r.Shards.Shards = append(r.Shards.Shards, shard.Cluster{Name: name, Nodes: []string{s.Addr()}})
 	}
-	if err := store.Migrate(tb.Context(), r.Shards, number); err != nil {
+	if _, err := store.Migrate(tb.Context(), r.Shards, number, &storetest.Numbers{}, slog.New(slog.DiscardHandler)); err != nil {
 		tb.Fatalf("migrate the databases of region %d: %v", number, err)
 	}
 	return r

@@ -35,6 +35,7 @@ import (
 	"antipode.example/platform/rpc"
 	"antipode.example/platform/shard"
 	"antipode.example/platform/store"
+	"antipode.example/platform/store/storetest"
 	"antipode.example/platform/telemetry"
 	"antipode.example/services/user"
 )
@@ -122,7 +123,7 @@ func newBenchFixture(b *testing.B) *benchFixture {
 		Service: user.ServiceName, Database: "user", User: "postgres",
 		Shards: []shard.Cluster{{Name: "s1", Nodes: []string{pgtest.NewServer(b, nil).Addr()}}},
 	}
-	if err := store.Migrate(ctx, shards, 1); err != nil {
+	if _, err := store.Migrate(ctx, shards, 1, &storetest.Numbers{}, f.log); err != nil {
 		b.Fatal(err)
 	}
 	registry := mustBe(user.NewRegistry())(b)

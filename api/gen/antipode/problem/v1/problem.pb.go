@@ -36,7 +36,7 @@ type Problem struct {
 	Detail string `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
 	// The machine-readable cause, the same as in google.rpc.ErrorInfo over gRPC: `invalid`, `unauthenticated`, `forbidden`, `not_found`,
 	// `already_exists`, `etag_mismatch`, `key_reused`, `token_ahead`, `too_large`, `rate_limited`, `no_quorum`, `clock`, `slot_moved`, `fenced`,
-	// `draining`, `unavailable`, `unknown_outcome`, `deadline` or `internal`.
+	// `draining`, `catching_up`, `unavailable`, `unknown_outcome`, `deadline` or `internal`.
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What is wrong with which field; at most 20. Only with `invalid`.
 	Violations []*Violation `protobuf:"bytes,6,rep,name=violations,proto3" json:"violations,omitempty"`

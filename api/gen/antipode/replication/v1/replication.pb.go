@@ -1140,7 +1140,11 @@ type LagResponse struct {
 	EventsApplied uint64 `protobuf:"varint,2,opt,name=events_applied,json=eventsApplied,proto3" json:"events_applied,omitempty"`
 	UptimeMs      int64  `protobuf:"varint,3,opt,name=uptime_ms,json=uptimeMs,proto3" json:"uptime_ms,omitempty"`
 	// Events that wait here for something they build on.
-	Parked        uint64 `protobuf:"varint,4,opt,name=parked,proto3" json:"parked,omitempty"`
+	Parked uint64 `protobuf:"varint,4,opt,name=parked,proto3" json:"parked,omitempty"`
+	// The replica that lives in the answering region.
+	Replica uint32 `protobuf:"varint,5,opt,name=replica,proto3" json:"replica,omitempty"`
+	// True while that replica, which follows one that has forgotten, fetches what the other regions have, and serves nobody.
+	CatchingUp    bool `protobuf:"varint,6,opt,name=catching_up,json=catchingUp,proto3" json:"catching_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1201,6 +1205,20 @@ func (x *LagResponse) GetParked() uint64 {
 		return x.Parked
 	}
 	return 0
+}
+
+func (x *LagResponse) GetReplica() uint32 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *LagResponse) GetCatchingUp() bool {
+	if x != nil {
+		return x.CatchingUp
+	}
+	return false
 }
 
 type ReconcileRequest struct {
@@ -1817,12 +1835,15 @@ const file_antipode_replication_v1_replication_proto_rawDesc = "" +
 	"\areplica\x18\x02 \x01(\rR\areplica\x12\x14\n" +
 	"\x05shard\x18\x03 \x01(\tR\x05shard\x12\x15\n" +
 	"\x06lag_ms\x18\x04 \x01(\x03R\x05lagMs\x12\x1b\n" +
-	"\tsilent_ms\x18\x05 \x01(\x03R\bsilentMs\"\xa4\x01\n" +
+	"\tsilent_ms\x18\x05 \x01(\x03R\bsilentMs\"\xdf\x01\n" +
 	"\vLagResponse\x129\n" +
 	"\x06shards\x18\x01 \x03(\v2!.antipode.replication.v1.ShardLagR\x06shards\x12%\n" +
 	"\x0eevents_applied\x18\x02 \x01(\x04R\reventsApplied\x12\x1b\n" +
 	"\tuptime_ms\x18\x03 \x01(\x03R\buptimeMs\x12\x16\n" +
-	"\x06parked\x18\x04 \x01(\x04R\x06parked\"*\n" +
+	"\x06parked\x18\x04 \x01(\x04R\x06parked\x12\x18\n" +
+	"\areplica\x18\x05 \x01(\rR\areplica\x12\x1f\n" +
+	"\vcatching_up\x18\x06 \x01(\bR\n" +
+	"catchingUp\"*\n" +
 	"\x10ReconcileRequest\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\"\x93\x01\n" +
 	"\x11ReconcileResponse\x12\x14\n" +

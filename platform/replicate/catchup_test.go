@@ -1,0 +1,113 @@
+package replicate_test
+
+import (
+	"testing"
+	"time"
+
+	"antipode.example/platform/causal"
+	"antipode.example/platform/replicate"
+)
+
+// reborn makes the region the next incarnation of itself, which has to sync.
+func (r *region) reborn(t *testing.T) {
+	t.Helper()
+	for _, db := range r.dbs {
+		if _, err := db.Pool.Exec(t.Context(), "update replica set id = $1, synced = false", int64(causal.NewReplica(r.number, 2))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.open(t)
+}
+
+func (r *region) synced(t *testing.T) bool {
+	t.Helper()
+	h, err := r.Home(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.Synced
+}
+
+// A new incarnation has what each of the regions has that can be reached, before it counts as synced.
+func TestNewIncarnationCatchesUpWithAllThatAnswer(t *testing.T) {
+	w := newWorld(t, 2, 1, 1, 1)
+	a, b, c, d := w.regions[0], w.regions[1], w.regions[2], w.regions[3] // d never answers
+	a.reborn(t)
+	onlyB, onlyC := newUser(t), newUser(t)
+	b.mustSet(t, onlyB, "title", "of b")
+	c.mustSet(t, onlyC, "title", "of c")
+	const silentAfter = 4 * time.Second
+	a.options = append(a.options, func(cfg *replicate.Config) { cfg.SilentAfter = silentAfter })
+	for _, r := range []*region{a, b, c, d} {
+		r.replicate(t)
+	}
+	result := make(chan error, 1)
+	go func() { result <- a.replicator.CatchUp(t.Context()) }()
+	running := func(what string) {
+		t.Helper()
+		select {
+		case err := <-result:
+			t.Fatalf("%s: CatchUp returned %v", what, err)
+		default:
+		}
+		if a.synced(t) {
+			t.Fatalf("%s: the region counts as synced", what)
+		}
+	}
+	eventually(t, "all regions are silent", func() bool {
+		for _, p := range a.replicator.Peers() {
+			if !p.Silent {
+				return false
+			}
+		}
+		return true
+	})
+	running("nobody has answered")
+	c.serve(t)
+	eventually(t, "c is heard", func() bool { return !a.replicator.Peers()[1].Silent })
+	b.serve(t)
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	if !a.synced(t) {
+		t.Error("the region does not count as synced")
+	}
+	if got := a.title(t, onlyC); got != "of c" {
+		t.Errorf("what only c has: %v", got)
+	}
+	if n := a.counted(t, "antipode.replicate.incarnations"); n != 1 {
+		t.Errorf("%d new incarnations were counted", n)
+	}
+	if err := a.replicator.CatchUp(t.Context()); err != nil || a.counted(t, "antipode.replicate.incarnations") != 1 {
+		t.Errorf("a second time: %v", err)
+	}
+}
+
+// A region that is heard is waited for, also when it answers late.
+func TestCatchingUpWaitsForWhoeverIsHeard(t *testing.T) {
+	w := newWorld(t, 1, 1, 1)
+	a, b, c := w.regions[0], w.regions[1], w.regions[2]
+	a.reborn(t)
+	onlyC := newUser(t)
+	c.mustSet(t, onlyC, "title", "of c")
+	a.options = append(a.options, func(cfg *replicate.Config) { cfg.SilentAfter = time.Hour })
+	for _, r := range []*region{a, b, c} {
+		r.replicate(t)
+	}
+	b.serve(t)
+	result := make(chan error, 1)
+	go func() { result <- a.replicator.CatchUp(t.Context()) }()
+	eventually(t, "a has compared itself with b", func() bool { return a.reconciled(t) > 0 })
+	select {
+	case err := <-result:
+		t.Fatalf("c was not waited for: %v", err)
+	case <-time.After(time.Second):
+	}
+	c.serve(t)
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	if got := a.title(t, onlyC); got != "of c" {
+		t.Errorf("what only c has: %v", got)
+	}
+}

@@ -1,0 +1,148 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"google.golang.org/grpc"
+
+	"antipode.example/platform/causal"
+	"antipode.example/platform/claims"
+	"antipode.example/platform/fault"
+	"antipode.example/platform/lease"
+	"antipode.example/platform/replicas"
+	"antipode.example/platform/store"
+)
+
+// home is what this process knows of the replica that lives in the region's shards.
+type home struct {
+	synced atomic.Bool // it may serve
+}
+
+const (
+	// lookWhile is how often an instance looks whether the region has caught up, lookAfter whether it is still the one that it was when the instance began. Fences hold
+	// meanwhile: an instance of an ended incarnation can do no harm, but serves nobody.
+	lookWhile, lookAfter = 500 * time.Millisecond, 5 * time.Second
+	lookLimit            = 5 * time.Second
+)
+
+// watchHome looks into the shards until ctx ends. It fails, and so ends the process, when another incarnation lives there: whoever restarts it makes it one of that.
+func (a *App) watchHome(ctx context.Context) error {
+	for {
+		h, err := a.lookHome(ctx)
+		switch {
+		case err == nil && h.Replica != a.store.Replica():
+			return fmt.Errorf("the region has come back as replica %s, and this process is of %s", h.Replica, a.store.Replica())
+		case err == nil && h.Synced:
+			a.home.synced.Store(true)
+		}
+		wait := lookAfter
+		if !a.home.synced.Load() {
+			wait = lookWhile
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (a *App) lookHome(ctx context.Context) (store.Home, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookLimit)
+	defer cancel()
+	return a.store.Home(ctx)
+}
+
+// catchUp has a region that has forgotten fetch what the others have, in one of its processes.
+func (a *App) catchUp(ctx context.Context) error {
+	work, done := context.WithCancel(ctx)
+	defer done()
+	if h, err := a.lookHome(ctx); err != nil || !h.Synced {
+		a.leases.Hold(work, "catch-up", func(ctx context.Context, _ *lease.Held) error {
+			if err := a.replicator.CatchUp(ctx); err != nil {
+				return err
+			}
+			done()
+			return nil
+		})
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// checkSynced is the health check of a region that catches up.
+func (a *App) checkSynced(context.Context) error {
+	if !a.home.synced.Load() {
+		return errors.New("catching up: the region has forgotten something, and fetches what the other regions have")
+	}
+	return nil
+}
+
+// refuseUntilSynced answers nobody from a region that has forgotten something, for it would deny what its clients have seen.
+func (a *App) refuseUntilSynced(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if !a.home.synced.Load() && !strings.HasPrefix(info.FullMethod, "/grpc.health.") {
+		return nil, fault.New(fault.CatchingUp, "this region is fetching what it has missed from the other regions").After(time.Second)
+	}
+	return handler(ctx, req)
+}
+
+// checkCurrent refuses to start as an incarnation that is known to be over: databases that were restored while nobody ran migrate. It asks the nearest member of the
+// global store; when that does not answer, a process of a region that is cut off starts all the same.
+func (a *App) checkCurrent(ctx context.Context) error {
+	etcd, err := claims.Dial(a.cfg.GlobalEtcd)
+	if err != nil {
+		return err
+	}
+	defer etcd.Close()
+	here := a.store.Replica()
+	last, err := replicas.New(etcd, a.cfg.Service).Nearby(ctx, here.Region())
+	if err != nil {
+		a.log.WarnContext(ctx, "global store does not tell the last incarnation", slog.Any("error", err))
+		return nil
+	}
+	if last > here.Incarnation() {
+		return fmt.Errorf("the databases are home to replica %s, which ended when %s began: run userd migrate", here, causal.NewReplica(here.Region(), last))
+	}
+	return nil
+}
+
+// startHome looks once, and makes the replica visible to whoever watches: a new incarnation is a change of its value.
+func (a *App) startHome(ctx context.Context) error {
+	if err := a.checkCurrent(ctx); err != nil {
+		return err
+	}
+	if h, err := a.lookHome(ctx); err == nil && h.Replica == a.store.Replica() {
+		a.home.synced.Store(h.Synced)
+	}
+	meter := a.telemetry.Meters.Meter("antipode")
+	if err := observe(meter, "antipode.store.incarnation", "The incarnation of this region that this process belongs to.", func() int64 {
+		return int64(a.store.Replica().Incarnation())
+	}); err != nil {
+		return err
+	}
+	a.log.InfoContext(ctx, "instance belongs to a replica", slog.String("replica", a.store.Replica().String()))
+	return observe(meter, "antipode.store.catching_up", "1 while the region fetches what it has forgotten, and serves nobody.", func() int64 {
+		if a.home.synced.Load() {
+			return 0
+		}
+		return 1
+	})
+}
+
+func observe(meter metric.Meter, name, description string, value func() int64) error {
+	_, err := meter.Int64ObservableGauge(name, metric.WithDescription(description), metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+		o.Observe(value())
+		return nil
+	}))
+	if err != nil {
+		return fmt.Errorf("make the metric %s: %w", name, err)
+	}
+	return nil
+}
