@@ -259,6 +259,9 @@ func (c *Claims) Lookup(ctx context.Context, key Key, how Consistency) (claim Cl
 	}
 	ctx, cancel := limit(ctx)
 	defer cancel()
+	if how == Local {
+		c.members.home(true)
+	}
 	r, err := agreed(ctx, c.members, func() (*clientv3.GetResponse, error) { return c.etcd.Get(ctx, string(key), opts...) })
 	if err != nil {
 		return Claim{}, false, broken(ctx, "look up claim", err)

@@ -25,11 +25,11 @@ type members struct {
 	spoke int       // to whom
 }
 
-// home goes back to the nearest member after a while.
-func (m *members) home() {
+// home goes back to the nearest member, after a while or now: any member will do for a call that needs no leader, and those that are spoken to may be dead.
+func (m *members) home(now bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.left.IsZero() && time.Since(m.left) > awayTime {
+	if !m.left.IsZero() && (now || time.Since(m.left) > awayTime) {
 		m.left, m.spoke = time.Time{}, 0
 		m.etcd.SetEndpoints(m.all...)
 	}
@@ -50,7 +50,7 @@ func (m *members) leave() {
 
 // agreed runs a call that needs a quorum, on another member when one has no leader, until ctx is done.
 func agreed[T any](ctx context.Context, m *members, call func() (T, error)) (T, error) {
-	m.home()
+	m.home(false)
 	for {
 		r, err := call()
 		if !errors.Is(err, rpctypes.ErrNoLeader) {
