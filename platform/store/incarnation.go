@@ -37,7 +37,7 @@ func settle(ctx context.Context, shards []*pg.Pool, region uint16, numbers Numbe
 	if err != nil {
 		return 0, err
 	}
-	defer homes.rollback()
+	defer homes.rollback() //nolint:contextcheck // it has a time-out of its own
 	agreed, greatest, err := homes.number(region)
 	if err != nil {
 		return 0, err
@@ -173,7 +173,7 @@ type homes struct {
 // lockHomes reads what each shard names, and keeps others from changing it. Writers of data are not held up.
 func lockHomes(ctx context.Context, shards []*pg.Pool) (_ *homes, err error) {
 	h := &homes{here: make([]causal.Replica, len(shards))}
-	defer func() {
+	defer func() { //nolint:contextcheck // it has a time-out of its own
 		if err != nil {
 			h.rollback()
 		}
