@@ -83,7 +83,7 @@ func componentRow(c lab.ComponentStatus) []string {
 		detail = c.LastError
 		const most = 60
 		if len(detail) > most {
-			detail = detail[:most] + "…"
+			detail = "…" + strings.ToValidUTF8(detail[len(detail)-most:], "") // the cause stands at the end
 		}
 	}
 	pid := ""

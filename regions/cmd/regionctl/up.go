@@ -196,13 +196,10 @@ behind. A lab that isn't running is no error.`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := s.down(cmd); err != nil {
-				return err
-			}
 			if wipe {
-				return s.wipe(cmd)
+				return s.clean(cmd)
 			}
-			return nil
+			return s.down(cmd)
 		},
 	}
 	cmd.Flags().BoolVar(&wipe, "wipe", false, "also remove the lab's data, keys and logs, as clean does")
@@ -215,12 +212,7 @@ func newClean(s *settings) *cobra.Command {
 		Short:             "Stop the lab and remove its data, keys and logs",
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := s.down(cmd); err != nil {
-				return err
-			}
-			return s.wipe(cmd)
-		},
+		RunE:              func(cmd *cobra.Command, _ []string) error { return s.clean(cmd) },
 	}
 }
 
@@ -264,9 +256,20 @@ func (s *settings) down(cmd *cobra.Command) error {
 	}
 }
 
-func (s *settings) wipe(cmd *cobra.Command) error {
+func (s *settings) clean(cmd *cobra.Command) error {
 	opts, err := s.options()
 	if err != nil {
+		return err
+	}
+	// A lab that runs with other data would be stopped, and its data would stay.
+	state, err := s.client().State(cmd.Context())
+	switch {
+	case err != nil && !isNotRunning(err):
+		return s.advise(err)
+	case err == nil && state.Dir != opts.Dir():
+		return fmt.Errorf("lab %s runs with its data in %s: say --data %s", s.lab, state.Dir, filepath.Dir(state.Dir))
+	}
+	if err := s.down(cmd); err != nil {
 		return err
 	}
 	removed, err := lab.Clean(opts)
@@ -275,6 +278,8 @@ func (s *settings) wipe(cmd *cobra.Command) error {
 	}
 	if removed {
 		fmt.Fprintln(cmd.OutOrStdout(), "removed", opts.Dir())
+	} else {
+		fmt.Fprintf(cmd.OutOrStdout(), "lab %s has no data below %s; if it was started with another --data, say that\n", s.lab, opts.DataDir)
 	}
 	return nil
 }
