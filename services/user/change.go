@@ -145,11 +145,7 @@ func (s *Service) finish(ctx context.Context, c Copy, remote, unmet bool) Result
 	if !remote || s.c.Remote == nil {
 		return r
 	}
-	patience := RemotePatience
-	if d, ok := ctx.Deadline(); ok {
-		patience = min(patience, time.Until(d)-reserve)
-	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, patience(ctx, RemotePatience))
 	defer cancel()
 	_, err := s.c.Remote.AwaitRemote(ctx, c.ID, c.Vector)
 	r.Remote = err == nil // else the write is done all the same, and the answer says how far

@@ -22,8 +22,8 @@ const (
 	// pollCache is how often a waiting request looks into the cache, which applied events refresh, and pollStore, in looks, how often into the primary.
 	pollCache = 10 * time.Millisecond
 	pollStore = 20
-	// reserve is what a waiting request keeps of the caller's deadline for its answer.
-	reserve = 100 * time.Millisecond
+	// reserve, in parts of the time that is left, is what a waiting request keeps of the caller's deadline for its answer.
+	reserve = 4
 	// batchWidth is how many users of a batch are read at the same time.
 	batchWidth = 16
 )
@@ -103,11 +103,7 @@ func (s *Service) read(ctx context.Context, user id.ID, seen Seen) (cache.Entry,
 	if seen.StaleOK || e.Vector.Dominates(seen.Vector) {
 		return e, nil
 	}
-	patience := Patience
-	if d, ok := ctx.Deadline(); ok {
-		patience = min(patience, time.Until(d)-reserve)
-	}
-	over := time.NewTimer(patience)
+	over := time.NewTimer(patience(ctx, Patience))
 	defer over.Stop()
 	look := time.NewTicker(pollCache)
 	defer look.Stop()
@@ -128,6 +124,15 @@ func (s *Service) read(ctx context.Context, user id.ID, seen Seen) (cache.Entry,
 			}
 		}
 	}
+}
+
+// patience is how long a request may wait: at most so long, and not so long that the caller's deadline passes without an answer.
+func patience(ctx context.Context, most time.Duration) time.Duration {
+	if d, ok := ctx.Deadline(); ok {
+		left := time.Until(d)
+		return min(most, left-left/reserve)
+	}
+	return most
 }
 
 // load reads the replica if that covers need, else the primary.

@@ -123,7 +123,7 @@ func (f *fixture) testCausalReads(t *testing.T) {
 	t.Run("answers before the caller's deadline", func(t *testing.T) {
 		u, _ := parse(t, f.create(t, ""))
 		_, token := f.elsewhere(t, u, named("new"))
-		ctx, cancel := context.WithTimeout(with(t.Context(), rpc.HeaderToken, token), 700*time.Millisecond)
+		ctx, cancel := context.WithTimeout(with(t.Context(), rpc.HeaderToken, token), user.Patience-100*time.Millisecond)
 		defer cancel()
 		if _, err := f.client.GetUser(ctx, &userv1.GetUserRequest{Id: u.String()}); status.Code(err) != codes.FailedPrecondition {
 			t.Errorf("got %v, want token_ahead", err)
