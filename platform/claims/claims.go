@@ -8,8 +8,7 @@
 // Guarantees: at any moment a claim names one user at most; a confirmed claim never changes by itself. Reserving and confirming are linearizable and need a quorum of regions. The
 // address itself is not stored: a key is a keyed hash of it, with the key's id.
 //
-// Calls go to the nearest member, and to another one while that has no leader: so a region that reaches a majority in any way has its share in the agreement.
-// Every call is bounded by Timeout. Without a quorum calls end with fault.NoQuorum; whether such a Reserve or Confirm took effect is then not known, and both may be repeated.
+// Every call is bounded by global.Timeout. Without a quorum calls end with fault.NoQuorum; whether such a Reserve or Confirm took effect is then not known, and both may be repeated.
 // Not covered: changing the secret, which needs a pass that claims everything again under the new one.
 package claims
 
@@ -25,17 +24,11 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 
 	"antipode.example/platform/causal"
-	"antipode.example/platform/fault"
+	"antipode.example/platform/global"
 	"antipode.example/platform/id"
 )
-
-// Timeout bounds each call. A quorum that exists answers in two or three round trips between regions; one that does not, not at all.
-const Timeout = 2500 * time.Millisecond
 
 // LeaseTime is how long a reservation lasts that is not confirmed: between three quarters of it and all of it.
 const LeaseTime = time.Minute
@@ -64,41 +57,17 @@ type Claim struct {
 
 // Claims is safe for concurrent use.
 type Claims struct {
-	etcd    *clientv3.Client
-	members *members
-	secret  causal.Key
-	lease   lease
+	global *global.Store
+	secret causal.Key
+	lease  lease
 }
 
-// Dial makes a client for the global etcd cluster that talks to the first endpoint that answers, in the given order: the own region's member comes first. It connects
-// when it is first used.
-func Dial(endpoints []string) (*clientv3.Client, error) {
-	c, err := clientv3.New(clientv3.Config{
-		Endpoints:            endpoints,
-		DialKeepAliveTime:    2 * time.Second,
-		DialKeepAliveTimeout: 2 * time.Second,
-		MaxUnaryRetries:      5,
-		Logger:               zap.NewNop(), // what matters comes back as errors
-		DialOptions: []grpc.DialOption{
-			grpc.WithDisableServiceConfig(), // etcd's asks for round robin, which would send most calls across the WAN
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
-				MinConnectTimeout: time.Second,
-			}),
-		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("make etcd client for %v: %w", endpoints, err)
-	}
-	return c, nil
-}
-
-// New makes Claims on a client, which stays the caller's to close. The secret must be the same in every region.
-func New(etcd *clientv3.Client, secret causal.Key) (*Claims, error) {
+// New makes Claims in a store, which stays the caller's to close. The secret must be the same in every region.
+func New(g *global.Store, secret causal.Key) (*Claims, error) {
 	if secret.ID == "" || len(secret.Secret) < 32 {
 		return nil, fmt.Errorf("claim key %q: it needs a name and a secret of at least 32 bytes", secret.ID)
 	}
-	return &Claims{etcd: etcd, members: &members{etcd: etcd, all: etcd.Endpoints()}, secret: secret, lease: lease{turn: make(chan struct{}, 1)}}, nil
+	return &Claims{global: g, secret: secret, lease: lease{turn: make(chan struct{}, 1)}}, nil
 }
 
 // EmailKey is the key of an address in the form that CanonicalEmail gives it.
@@ -112,14 +81,14 @@ func (c *Claims) EmailKey(canonical string) Key {
 // Reserve claims key for user until the lease ends, so that Confirm can follow; a claim that is this user's already is taken as it is. It fails with ErrTaken
 // when the claim names another user.
 func (c *Claims) Reserve(ctx context.Context, key Key, user id.ID) (Claim, error) {
-	ctx, cancel := quorum(ctx)
+	ctx, cancel := global.Quorum(ctx)
 	defer cancel()
 	for {
-		lease, err := agreed(ctx, c.members, func() (clientv3.LeaseID, error) { return c.lease.get(ctx, c.etcd) })
+		lease, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (clientv3.LeaseID, error) { return c.lease.get(ctx, etcd) })
 		if err != nil {
-			return Claim{}, broken(ctx, "grant lease", err)
+			return Claim{}, global.Broken(ctx, "grant lease", err)
 		}
-		claim, err := agreed(ctx, c.members, func() (Claim, error) { return c.reserve(ctx, key, user, lease) })
+		claim, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (Claim, error) { return reserve(ctx, etcd, key, user, lease) })
 		switch {
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			c.lease.forget(lease) // the cluster was made anew; bounded by ctx
@@ -127,15 +96,15 @@ func (c *Claims) Reserve(ctx context.Context, key Key, user id.ID) (Claim, error
 		case errors.Is(err, ErrTaken):
 			return Claim{}, err
 		case err != nil:
-			return Claim{}, broken(ctx, "reserve claim", err)
+			return Claim{}, global.Broken(ctx, "reserve claim", err)
 		}
 		return claim, nil
 	}
 }
 
-func (c *Claims) reserve(ctx context.Context, key Key, user id.ID, lease clientv3.LeaseID) (Claim, error) {
+func reserve(ctx context.Context, etcd *clientv3.Client, key Key, user id.ID, lease clientv3.LeaseID) (Claim, error) {
 	put := clientv3.OpPut(string(key), user.String(), clientv3.WithLease(lease))
-	r, err := c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(string(key)), "=", 0)).Then(put).Else(clientv3.OpGet(string(key))).Commit()
+	r, err := etcd.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(string(key)), "=", 0)).Then(put).Else(clientv3.OpGet(string(key))).Commit()
 	if err != nil {
 		return Claim{}, err
 	}
@@ -150,7 +119,7 @@ func (c *Claims) reserve(ctx context.Context, key Key, user id.ID, lease clientv
 		return claim, nil
 	}
 	// A try before this one reserved it: take it over, with the whole life of our lease.
-	r, err = c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(string(key)), "=", kv.GetModRevision())).Then(put).Commit()
+	r, err = etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(string(key)), "=", kv.GetModRevision())).Then(put).Commit()
 	if err != nil {
 		return Claim{}, err
 	}
@@ -162,17 +131,17 @@ func (c *Claims) reserve(ctx context.Context, key Key, user id.ID, lease clientv
 
 // Confirm makes a reserved claim last. It may be repeated. It fails with ErrTaken when the claim names another user by now, with ErrGone when nobody holds it.
 func (c *Claims) Confirm(ctx context.Context, key Key, user id.ID) error {
-	ctx, cancel := quorum(ctx)
+	ctx, cancel := global.Quorum(ctx)
 	defer cancel()
-	r, err := agreed(ctx, c.members, func() (*clientv3.TxnResponse, error) {
-		return c.etcd.Txn(ctx).
+	r, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
+		return etcd.Txn(ctx).
 			If(clientv3.Compare(clientv3.Value(string(key)), "=", user.String())).
 			Then(clientv3.OpPut(string(key), user.String())). // a put without a lease takes the key off its lease
 			Else(clientv3.OpGet(string(key))).Commit()
 	})
 	switch {
 	case err != nil:
-		return broken(ctx, "confirm claim", err)
+		return global.Broken(ctx, "confirm claim", err)
 	case r.Succeeded:
 		return nil
 	case len(r.Responses[0].GetResponseRange().GetKvs()) == 0:
@@ -184,13 +153,13 @@ func (c *Claims) Confirm(ctx context.Context, key Key, user id.ID) error {
 
 // Release frees a claim if it names user; otherwise it does nothing.
 func (c *Claims) Release(ctx context.Context, key Key, user id.ID) error {
-	ctx, cancel := quorum(ctx)
+	ctx, cancel := global.Quorum(ctx)
 	defer cancel()
-	_, err := agreed(ctx, c.members, func() (*clientv3.TxnResponse, error) {
-		return c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.Value(string(key)), "=", user.String())).Then(clientv3.OpDelete(string(key))).Commit()
+	_, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
+		return etcd.Txn(ctx).If(clientv3.Compare(clientv3.Value(string(key)), "=", user.String())).Then(clientv3.OpDelete(string(key))).Commit()
 	})
 	if err != nil {
-		return broken(ctx, "release claim", err)
+		return global.Broken(ctx, "release claim", err)
 	}
 	return nil
 }
@@ -203,18 +172,18 @@ type Held struct {
 
 // List answers up to limit claims on addresses after a key, in the order of keys; an empty key means from the start. It is linearizable.
 func (c *Claims) List(ctx context.Context, after Key, limit int) ([]Held, error) {
-	ctx, cancel := quorum(ctx)
+	ctx, cancel := global.Quorum(ctx)
 	defer cancel()
 	from := prefix + c.secret.ID + "/"
 	end := clientv3.GetPrefixRangeEnd(from)
 	if after != "" {
 		from = string(after) + "\x00"
 	}
-	r, err := agreed(ctx, c.members, func() (*clientv3.GetResponse, error) {
-		return c.etcd.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)))
+	r, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (*clientv3.GetResponse, error) {
+		return etcd.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)))
 	})
 	if err != nil {
-		return nil, broken(ctx, "list claims", err)
+		return nil, global.Broken(ctx, "list claims", err)
 	}
 	all := make([]Held, 0, len(r.Kvs))
 	for _, kv := range r.Kvs {
@@ -229,13 +198,13 @@ func (c *Claims) List(ctx context.Context, after Key, limit int) ([]Held, error)
 
 // ReleaseAt frees a claim if it has not changed since the revision at which it was read, and reports whether it did.
 func (c *Claims) ReleaseAt(ctx context.Context, key Key, revision int64) (bool, error) {
-	ctx, cancel := quorum(ctx)
+	ctx, cancel := global.Quorum(ctx)
 	defer cancel()
-	r, err := agreed(ctx, c.members, func() (*clientv3.TxnResponse, error) {
-		return c.etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(string(key)), "=", revision)).Then(clientv3.OpDelete(string(key))).Commit()
+	r, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
+		return etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(string(key)), "=", revision)).Then(clientv3.OpDelete(string(key))).Commit()
 	})
 	if err != nil {
-		return false, broken(ctx, "release claim", err)
+		return false, global.Broken(ctx, "release claim", err)
 	}
 	return r.Succeeded, nil
 }
@@ -253,18 +222,21 @@ const (
 
 // Lookup reads a claim; ok is false when there is none.
 func (c *Claims) Lookup(ctx context.Context, key Key, how Consistency) (claim Claim, ok bool, err error) {
-	limit, opts := quorum, []clientv3.OpOption(nil)
+	limit, read := global.Quorum, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return global.Agree(ctx, c.global, func(etcd *clientv3.Client) (*clientv3.GetResponse, error) { return etcd.Get(ctx, string(key)) })
+	}
 	if how == Local {
-		limit, opts = bound, []clientv3.OpOption{clientv3.WithSerializable()}
+		limit, read = global.Near, func(ctx context.Context) (*clientv3.GetResponse, error) {
+			return global.Nearby(c.global, func(etcd *clientv3.Client) (*clientv3.GetResponse, error) {
+				return etcd.Get(ctx, string(key), clientv3.WithSerializable())
+			})
+		}
 	}
 	ctx, cancel := limit(ctx)
 	defer cancel()
-	if how == Local {
-		c.members.home(true)
-	}
-	r, err := agreed(ctx, c.members, func() (*clientv3.GetResponse, error) { return c.etcd.Get(ctx, string(key), opts...) })
+	r, err := read(ctx)
 	if err != nil {
-		return Claim{}, false, broken(ctx, "look up claim", err)
+		return Claim{}, false, global.Broken(ctx, "look up claim", err)
 	}
 	if len(r.Kvs) == 0 {
 		return Claim{}, false, nil
@@ -283,24 +255,4 @@ func found(kvs []*mvccpb.KeyValue) (Claim, *mvccpb.KeyValue, error) {
 		return Claim{}, nil, fmt.Errorf("read claim: %w", err)
 	}
 	return Claim{User: user, Confirmed: kv.GetLease() == 0, Revision: kv.GetModRevision()}, kv, nil
-}
-
-// quorum gives a call its deadline, and makes a member that knows of no leader say so at once.
-func quorum(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := bound(ctx)
-	return clientv3.WithRequireLeader(ctx), cancel
-}
-
-func bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, Timeout, errNoAnswer)
-}
-
-var errNoAnswer = errors.New("the global store did not answer in time")
-
-// broken is the fault of a call that etcd did not answer: the caller's own deadline if that has passed, else NoQuorum.
-func broken(ctx context.Context, doing string, err error) error {
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errNoAnswer) {
-		return fmt.Errorf("%s: %w", doing, cause)
-	}
-	return fault.New(fault.NoQuorum, "the regions cannot agree at the moment: a majority of them cannot be reached").Because(fmt.Errorf("%s: %w", doing, err))
 }

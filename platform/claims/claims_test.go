@@ -16,6 +16,7 @@ import (
 	"antipode.example/platform/causal"
 	"antipode.example/platform/claims/etcdtest"
 	"antipode.example/platform/fault"
+	"antipode.example/platform/global"
 	"antipode.example/platform/id"
 )
 
@@ -23,12 +24,12 @@ var secret = causal.Key{ID: "1", Secret: []byte(strings.Repeat("s", 32))}
 
 func open(t *testing.T, endpoints ...string) *Claims {
 	t.Helper()
-	etcd, err := Dial(endpoints)
+	g, err := global.Open(endpoints)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = etcd.Close() })
-	c, err := New(etcd, secret)
+	t.Cleanup(func() { _ = g.Close() })
+	c, err := New(g, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,7 @@ func TestLifeOfAClaim(t *testing.T) {
 	t.Run("lease ends before Confirm", func(t *testing.T) {
 		k := fresh()
 		reserve(t, k, john)
-		if _, err := c.etcd.Revoke(ctx, c.lease.id); err != nil {
+		if _, err := c.global.Etcd().Revoke(ctx, c.lease.id); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.Confirm(ctx, k, john); !errors.Is(err, ErrGone) {
@@ -155,7 +156,7 @@ func TestLifeOfAClaim(t *testing.T) {
 		first := c.lease.id
 		c.lease.forget(first)
 		reserve(t, k, john)
-		if _, err := c.etcd.Revoke(ctx, first); err != nil {
+		if _, err := c.global.Etcd().Revoke(ctx, first); err != nil {
 			t.Fatal(err)
 		}
 		confirm(t, k, john)
@@ -164,7 +165,7 @@ func TestLifeOfAClaim(t *testing.T) {
 		k := fresh()
 		reserve(t, k, john)
 		confirm(t, k, john)
-		if _, err := c.etcd.Revoke(ctx, c.lease.id); err != nil {
+		if _, err := c.global.Etcd().Revoke(ctx, c.lease.id); err != nil {
 			t.Fatal(err)
 		}
 		want(t, k, john, true)
@@ -194,7 +195,7 @@ func TestLifeOfAClaim(t *testing.T) {
 		if c.lease.id == first {
 			t.Error("an old lease was used")
 		}
-		if r, err := c.etcd.TimeToLive(ctx, c.lease.id); err != nil || r.GrantedTTL != int64(LeaseTime/time.Second) {
+		if r, err := c.global.Etcd().TimeToLive(ctx, c.lease.id); err != nil || r.GrantedTTL != int64(LeaseTime/time.Second) {
 			t.Errorf("lease: %+v, %v", r, err)
 		}
 	})
@@ -291,7 +292,7 @@ func TestMembersGone(t *testing.T) {
 		if _, _, err := local.Lookup(ctx, johns, Linearizable); fault.From(err) == nil || fault.From(err).Kind != fault.NoQuorum {
 			t.Errorf("Lookup: %v, want no_quorum", err)
 		}
-		if took := time.Since(start); took > 10*Timeout {
+		if took := time.Since(start); took > 10*global.Timeout {
 			t.Errorf("took %v", took)
 		}
 		if got, ok, err := local.Lookup(ctx, johns, Local); err != nil || !ok || got.User != john || !got.Confirmed {
@@ -316,11 +317,11 @@ func TestNearestMemberFirst(t *testing.T) {
 		if _, _, err := c.Lookup(t.Context(), "x", Local); err != nil {
 			t.Fatal(err)
 		}
-		r, err := c.etcd.Get(t.Context(), "x", clientv3.WithSerializable())
+		r, err := c.global.Etcd().Get(t.Context(), "x", clientv3.WithSerializable())
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := c.etcd.Status(t.Context(), e[1])
+		s, err := c.global.Etcd().Status(t.Context(), e[1])
 		if err != nil {
 			t.Fatal(err)
 		}

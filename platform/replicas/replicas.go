@@ -3,33 +3,28 @@
 // It owns the keys under /antipode/replicas/. A number is given out by a linearizable compare-and-set, so it is given once in the world, and it never
 // goes back. What a region does with its number is package store's.
 //
-// Every call is bounded by Timeout. Without a quorum, calls other than Nearby end with fault.NoQuorum; whether such a Give took effect is then not known: a number may be lost
+// Every call is bounded by global.Timeout. Without a quorum, calls other than Nearby end with fault.NoQuorum; whether such a Give took effect is then not known: a number may be lost
 // by it, and is never given twice. Not covered: a global store that has lost its data; that is why store.Migrate looks at what the shards say as well.
 package replicas
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"antipode.example/platform/fault"
+	"antipode.example/platform/global"
 )
-
-// Timeout bounds each call. A quorum that exists answers in two or three round trips between regions.
-const Timeout = 2500 * time.Millisecond
 
 // Replicas is what the world knows of one service's replicas. It is safe for concurrent use.
 type Replicas struct {
-	etcd    *clientv3.Client
+	global  *global.Store
 	service string
 }
 
-// New makes Replicas on a client, which stays the caller's to close.
-func New(etcd *clientv3.Client, service string) *Replicas { return &Replicas{etcd, service} }
+// New makes Replicas in a store, which stays the caller's to close.
+func New(g *global.Store, service string) *Replicas { return &Replicas{g, service} }
 
 func (r *Replicas) lastKey(region uint16) string {
 	return fmt.Sprintf("/antipode/replicas/%s/%d/last", r.service, region)
@@ -37,20 +32,25 @@ func (r *Replicas) lastKey(region uint16) string {
 
 // Last is the last incarnation that was given to a region; 0 when none was. It is linearizable.
 func (r *Replicas) Last(ctx context.Context, region uint16) (uint16, error) {
-	return r.read(ctx, region, quorum)
+	ctx, cancel := global.Quorum(ctx)
+	defer cancel()
+	got, err := global.Agree(ctx, r.global, func(etcd *clientv3.Client) (*clientv3.GetResponse, error) { return etcd.Get(ctx, r.lastKey(region)) })
+	return number(ctx, region, got, err)
 }
 
 // Nearby is Last as the nearest member knows it, which may be behind, also when it is cut off from all others.
 func (r *Replicas) Nearby(ctx context.Context, region uint16) (uint16, error) {
-	return r.read(ctx, region, bound, clientv3.WithSerializable())
+	ctx, cancel := global.Near(ctx)
+	defer cancel()
+	got, err := global.Nearby(r.global, func(etcd *clientv3.Client) (*clientv3.GetResponse, error) {
+		return etcd.Get(ctx, r.lastKey(region), clientv3.WithSerializable())
+	})
+	return number(ctx, region, got, err)
 }
 
-func (r *Replicas) read(ctx context.Context, region uint16, limit func(context.Context) (context.Context, context.CancelFunc), how ...clientv3.OpOption) (uint16, error) {
-	ctx, cancel := limit(ctx)
-	defer cancel()
-	got, err := r.etcd.Get(ctx, r.lastKey(region), how...)
+func number(ctx context.Context, region uint16, got *clientv3.GetResponse, err error) (uint16, error) {
 	if err != nil {
-		return 0, broken(ctx, "read the last incarnation", err)
+		return 0, global.Broken(ctx, "read the last incarnation", err)
 	}
 	if len(got.Kvs) == 0 {
 		return 0, nil
@@ -67,36 +67,18 @@ func (r *Replicas) Give(ctx context.Context, region, last, next uint16) (bool, e
 	if next <= last {
 		return false, fmt.Errorf("incarnation %d cannot follow %d", next, last)
 	}
-	ctx, cancel := quorum(ctx)
+	ctx, cancel := global.Quorum(ctx)
 	defer cancel()
 	key := r.lastKey(region)
 	unchanged := clientv3.Compare(clientv3.CreateRevision(key), "=", 0)
 	if last > 0 {
 		unchanged = clientv3.Compare(clientv3.Value(key), "=", strconv.Itoa(int(last)))
 	}
-	done, err := r.etcd.Txn(ctx).If(unchanged).Then(clientv3.OpPut(key, strconv.Itoa(int(next)))).Commit()
+	done, err := global.Agree(ctx, r.global, func(etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
+		return etcd.Txn(ctx).If(unchanged).Then(clientv3.OpPut(key, strconv.Itoa(int(next)))).Commit()
+	})
 	if err != nil {
-		return false, broken(ctx, "give out an incarnation", err)
+		return false, global.Broken(ctx, "give out an incarnation", err)
 	}
 	return done.Succeeded, nil
-}
-
-// quorum gives a call its deadline, and makes a member that knows of no leader say so at once.
-func quorum(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := bound(ctx)
-	return clientv3.WithRequireLeader(ctx), cancel
-}
-
-func bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, Timeout, errNoAnswer)
-}
-
-var errNoAnswer = errors.New("the global store did not answer in time")
-
-// broken is the fault of a call that etcd did not answer: the caller's own deadline if that has passed, else NoQuorum.
-func broken(ctx context.Context, doing string, err error) error {
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errNoAnswer) {
-		return fmt.Errorf("%s: %w", doing, cause)
-	}
-	return fault.New(fault.NoQuorum, "the regions cannot agree at the moment: a majority of them cannot be reached").Because(fmt.Errorf("%s: %w", doing, err))
 }

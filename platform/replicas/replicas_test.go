@@ -6,20 +6,20 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"antipode.example/platform/claims"
 	"antipode.example/platform/claims/etcdtest"
 	"antipode.example/platform/fault"
+	"antipode.example/platform/global"
 	"antipode.example/platform/replicas"
 )
 
 func open(t *testing.T, service string, endpoints ...string) *replicas.Replicas {
 	t.Helper()
-	etcd, err := claims.Dial(endpoints)
+	g, err := global.Open(endpoints)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = etcd.Close() })
-	return replicas.New(etcd, service)
+	t.Cleanup(func() { _ = g.Close() })
+	return replicas.New(g, service)
 }
 
 func TestEachNumberIsGivenOnce(t *testing.T) {

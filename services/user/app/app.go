@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
@@ -19,6 +18,7 @@ import (
 	"antipode.example/platform/causal"
 	"antipode.example/platform/claims"
 	"antipode.example/platform/fault"
+	"antipode.example/platform/global"
 	"antipode.example/platform/health"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
@@ -52,7 +52,7 @@ type App struct {
 	leases     *lease.Leases
 	events     *kafka.Cluster // this region's own log
 	replicator *replicate.Replicator
-	global     *clientv3.Client
+	global     *global.Store
 	users      *user.Service
 }
 
@@ -121,6 +121,11 @@ func (a *App) stores() []lifecycle.Component {
 				return err
 			},
 			Stop: func(ctx context.Context) error { return a.router.Close(ctx) },
+		},
+		{
+			Name:  "global store",
+			Start: func(context.Context) (err error) { a.global, err = global.Open(a.cfg.GlobalEtcd); return err },
+			Stop:  func(context.Context) error { return a.global.Close() },
 		},
 		{Name: "store", StartLimit: 5 * time.Minute, Start: a.openStore},
 		{Name: "cache", Start: a.openCache, Stop: a.closeCache},
@@ -227,12 +232,9 @@ func (a *App) repeat(ctx context.Context, events []*replicationv1.Event) {
 
 // openUsers makes the service's rules.
 func (a *App) openUsers(context.Context) (err error) {
-	if a.global, err = claims.Dial(a.cfg.GlobalEtcd); err != nil {
-		return err
-	}
 	addresses, err := claims.New(a.global, a.keys.claim)
 	if err != nil {
-		return errors.Join(err, a.global.Close())
+		return err
 	}
 	c := user.Config{
 		Region: a.cfg.Region, Store: a.store, Cache: a.cache, Claims: addresses, Registry: a.registry, Idempotency: a.keys.idempotency,

@@ -21,8 +21,8 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
-	"antipode.example/platform/claims"
 	"antipode.example/platform/claims/etcdtest"
+	"antipode.example/platform/global"
 	"antipode.example/platform/kafka/kafkatest"
 	"antipode.example/platform/pg/pgtest"
 	"antipode.example/platform/replicas"
@@ -51,7 +51,7 @@ func regions(t *testing.T) []*instance {
 	if testing.Short() {
 		t.Skip("needs engines")
 	}
-	global := etcdtest.New(t, 1)
+	world := etcdtest.New(t, 1)
 	all := []*instance{{name: "us-east"}, {name: "eu-west"}}
 	for i, r := range all {
 		r.address = loopback()
@@ -65,13 +65,13 @@ func regions(t *testing.T) []*instance {
 		}
 		r.engines = enginestest.NewRegion(t, uint16(i+1))
 	}
-	etcd, err := claims.Dial(global.Endpoints())
+	g, err := global.Open(world.Endpoints())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer etcd.Close()
+	defer g.Close()                 //nolint:errcheck // nothing is under way
 	for number := range uint16(2) { // as the engines were migrated
-		if ok, err := replicas.New(etcd, "user").Give(t.Context(), number+1, 0, 1); !ok || err != nil {
+		if ok, err := replicas.New(g, "user").Give(t.Context(), number+1, 0, 1); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 	}
@@ -83,7 +83,7 @@ func regions(t *testing.T) []*instance {
 		}
 	}
 	for i, r := range all {
-		r.writeConfig(t, keys, i+1, global, etcdtest.New(t, 1), all[1-i])
+		r.writeConfig(t, keys, i+1, world, etcdtest.New(t, 1), all[1-i])
 	}
 	for _, r := range all {
 		r.start(t)
@@ -97,12 +97,12 @@ func loopback() string {
 	return fmt.Sprintf("127.%d.%d.%d", 64+b[0]%128, b[1], 1+b[2]%254)
 }
 
-func (r *instance) writeConfig(t *testing.T, keys string, number int, global, regional *etcdtest.Cluster, other *instance) {
+func (r *instance) writeConfig(t *testing.T, keys string, number int, world, regional *etcdtest.Cluster, other *instance) {
 	t.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, "service: user\nregion: %s\nregion_number: %d\ninstance: a\nroles: [api, capture, replicate]\n", r.name, number)
 	fmt.Fprintf(&b, "listen: %[1]s:8080\npeer_listen: %[1]s:9080\nadmin_listen: %[1]s:9090\nkeys_dir: %[2]s\n", r.address, keys)
-	fmt.Fprintf(&b, "global_etcd: [%s]\nregional_etcd: [%s]\nredis: %s\n", global.Endpoints()[0], regional.Endpoints()[0], r.engines.Redis.Addr)
+	fmt.Fprintf(&b, "global_etcd: [%s]\nregional_etcd: [%s]\nredis: %s\n", world.Endpoints()[0], regional.Endpoints()[0], r.engines.Redis.Addr)
 	fmt.Fprintf(&b, "kafka: {brokers: [%s], partitions: 8}\ndatabase: {name: user, user: postgres}\nshards:\n", r.broker.Address)
 	for _, s := range r.engines.Shards.Shards {
 		fmt.Fprintf(&b, "  - {name: %s, nodes: [%s]}\n", s.Name, s.Nodes[0])

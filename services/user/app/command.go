@@ -14,8 +14,8 @@ import (
 
 	"antipode.example/platform/cache"
 	"antipode.example/platform/causal"
-	"antipode.example/platform/claims"
 	"antipode.example/platform/fault"
+	"antipode.example/platform/global"
 	"antipode.example/platform/id"
 	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/replicas"
@@ -103,12 +103,12 @@ func migrateCommand(open func() (*App, error)) *cobra.Command {
 const quorumWait = 30 * time.Second
 
 func (a *App) migrate(ctx context.Context) (causal.Replica, error) {
-	etcd, err := claims.Dial(a.cfg.GlobalEtcd)
+	g, err := global.Open(a.cfg.GlobalEtcd)
 	if err != nil {
 		return 0, err
 	}
-	defer etcd.Close()
-	numbers := replicas.New(etcd, a.cfg.Service)
+	defer g.Close() //nolint:errcheck // nothing is under way
+	numbers := replicas.New(g, a.cfg.Service)
 	over := time.NewTimer(quorumWait)
 	defer over.Stop()
 	for {

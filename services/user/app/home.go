@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc"
 
 	"antipode.example/platform/causal"
-	"antipode.example/platform/claims"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/lease"
 	"antipode.example/platform/replicas"
@@ -96,13 +95,8 @@ func (a *App) refuseUntilSynced(ctx context.Context, req any, info *grpc.UnarySe
 // checkCurrent refuses to start as an incarnation that is known to be over: databases that were restored while nobody ran migrate. It asks the nearest member of the
 // global store; when that does not answer, a process of a region that is cut off starts all the same.
 func (a *App) checkCurrent(ctx context.Context) error {
-	etcd, err := claims.Dial(a.cfg.GlobalEtcd)
-	if err != nil {
-		return err
-	}
-	defer etcd.Close()
 	here := a.store.Replica()
-	last, err := replicas.New(etcd, a.cfg.Service).Nearby(ctx, here.Region())
+	last, err := replicas.New(a.global, a.cfg.Service).Nearby(ctx, here.Region())
 	if err != nil {
 		a.log.WarnContext(ctx, "global store does not tell the last incarnation", slog.Any("error", err))
 		return nil

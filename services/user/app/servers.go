@@ -148,7 +148,7 @@ func (a *App) api() []lifecycle.Component {
 	var front *gateway.Server
 	var listener net.Listener
 	return []lifecycle.Component{
-		{Name: "users", Start: a.openUsers, Stop: func(context.Context) error { return a.global.Close() }},
+		{Name: "users", Start: a.openUsers},
 		a.sweeper(),
 		{
 			Name: "api",

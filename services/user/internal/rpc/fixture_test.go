@@ -28,6 +28,7 @@ import (
 	"antipode.example/platform/claims"
 	"antipode.example/platform/claims/etcdtest"
 	"antipode.example/platform/gateway"
+	"antipode.example/platform/global"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
 	"antipode.example/platform/rpc"
@@ -153,9 +154,9 @@ func start(t *testing.T, etcd *etcdtest.Cluster) *fixture {
 	t.Cleanup(func() { _ = redis.Close() })
 	f.cache = cache.New(cache.Config{Service: user.ServiceName, Replica: f.store.Replica(), Client: redis, Log: log})
 	t.Cleanup(f.cache.Close)
-	client := must(claims.Dial(etcd.Endpoints()))(t)
-	t.Cleanup(func() { _ = client.Close() })
-	f.claims = &flaky{Claims: must(claims.New(client, testKey("c")))(t)}
+	g := must(global.Open(etcd.Endpoints()))(t)
+	t.Cleanup(func() { _ = g.Close() })
+	f.claims = &flaky{Claims: must(claims.New(g, testKey("c")))(t)}
 	f.users = user.New(user.Config{
 		Region: "us-east", Store: f.store, Cache: f.cache, Claims: f.claims, Registry: registry, Remote: f.remote,
 		Idempotency: testKey("i"), Clock: f.clock, Random: rand.Reader,
