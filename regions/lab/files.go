@@ -14,6 +14,9 @@ import (
 
 func logsDir(dir string) string { return filepath.Join(dir, "logs") }
 
+// binDir holds the programs that a lab was started with.
+func binDir(dir string) string { return filepath.Join(dir, "bin") }
+
 // LogFile is where a component of a region writes what it prints, in a lab whose directory is dir.
 func LogFile(dir, region, component string) string {
 	return filepath.Join(logsDir(dir), region, component+".log")
@@ -75,7 +78,7 @@ func (l *Lab) writeUnit(u engine.Unit) error {
 // install copies the lab's own programs beside its data: the engines' user can read them there, wherever they were built,
 // and a build does not change a running lab.
 func install(p engine.Programs, dir string) (engine.Programs, error) {
-	bin := filepath.Join(dir, "bin")
+	bin := binDir(dir)
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return p, fmt.Errorf("making the directory of programs: %w", err)
 	}

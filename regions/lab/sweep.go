@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"antipode.example/regions/lab/engine"
 	"antipode.example/regions/lab/proc"
 	"antipode.example/regions/netns"
 	"antipode.example/regions/network"
@@ -151,8 +152,12 @@ func isLab(dir string) error {
 	if err != nil {
 		return fmt.Errorf("reading the directory of the lab: %w", err)
 	}
+	site := engine.Site{Dir: dir}
+	ours := []string{
+		filepath.Join(dir, stateFile), filepath.Join(dir, stateFile+".new"), binDir(dir), logsDir(dir), site.KeysDir(), site.ClocksDir(), filepath.Dir(site.RegionDir("any")),
+	}
 	for _, e := range entries {
-		if !slices.Contains([]string{stateFile, stateFile + ".new", "bin", "keys", "logs", "regions"}, e.Name()) {
+		if !slices.Contains(ours, filepath.Join(dir, e.Name())) {
 			return fmt.Errorf("%s has %s in it, which no lab has made: nothing was removed; if it is a lab's all the same, remove it by hand", dir, e.Name())
 		}
 	}

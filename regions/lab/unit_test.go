@@ -195,7 +195,16 @@ func TestCleanRefusesWhatIsNoLab(t *testing.T) {
 	if _, err := os.Stat(precious); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(precious, filepath.Join(opts.DataDir, "docs", "regions")); err != nil {
+	if err := os.Remove(precious); err != nil {
+		t.Fatal(err)
+	}
+	// All that a lab makes, the clocks of faults too.
+	for _, dir := range []string{"bin", "clocks", "keys", "logs", "regions"} {
+		if err := os.MkdirAll(filepath.Join(opts.DataDir, "docs", dir, "below"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(opts.DataDir, "docs", stateFile), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if had, err := Clean(opts); !had || err != nil {
