@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
+	"antipode.example/e2e/await"
 	"antipode.example/regions/lab"
 )
 
@@ -246,22 +247,8 @@ func httpClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 }
 
-// eventually polls until ok, for as long as patience lasts; what it is that is waited for stands in the failure.
+// eventually waits until ok, for as long as patience lasts.
 func eventually(t *testing.T, what string, ok func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ok(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: not within %s: %v", what, patience, err)
-		case <-tick.C:
-		}
-	}
+	await.Until(t, what, patience, ok)
 }

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"antipode.example/e2e/await"
 	"antipode.example/e2e/bounds"
 	"antipode.example/regions/lab"
 )
@@ -206,7 +207,7 @@ func (o *operator) killSupervisor(t *testing.T, s lab.Status) {
 	if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	o.eventually(t, "status notices that the supervisor is gone", func(ctx context.Context) error {
+	await.Until(t, "status notices that the supervisor is gone", patience, func(ctx context.Context) error {
 		out, err := o.command(ctx, "status").CombinedOutput()
 		if err == nil {
 			return fmt.Errorf("it still answers:\n%s", out)
@@ -241,25 +242,6 @@ func (o *operator) interrupt(t *testing.T, moment string) {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 130 || !strings.Contains(progress.String(), "nothing is left") {
 		t.Fatalf("interrupted at %q: %v\n%s", moment, err, progress.String())
-	}
-}
-
-func (o *operator) eventually(t *testing.T, what string, ok func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := ok(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: not within %s: %v", what, patience, err)
-		case <-tick.C:
-		}
 	}
 }
 

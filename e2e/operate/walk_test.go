@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"antipode.example/e2e/await"
 	"antipode.example/regions/lab"
 )
 
@@ -36,7 +37,7 @@ func (o *operator) walk(t *testing.T, s lab.Status) (user string) {
 	}
 
 	// What its last commands may have been too early for.
-	o.eventually(t, "all regions hold the same", func(ctx context.Context) error {
+	await.Until(t, "all regions hold the same", patience, func(ctx context.Context) error {
 		out, err := o.command(ctx, "digest").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
@@ -72,7 +73,7 @@ func (o *operator) sees(t *testing.T, user string) {
 	}
 	for i := range s.Regions {
 		url := fmt.Sprintf("http://127.10.%d.1:8080/v1/users/%s", i+1, id[1])
-		o.eventually(t, s.Regions[i].Name+" shows the user", func(ctx context.Context) error {
+		await.Until(t, s.Regions[i].Name+" shows the user", patience, func(ctx context.Context) error {
 			out, err := exec.CommandContext(ctx, "sh", "-c", o.mine(s, "curl -sf "+url)).Output()
 			if err != nil || string(out) != user {
 				return fmt.Errorf("it shows %s (%w), want %s", out, err, user)
