@@ -363,12 +363,16 @@ func TestSameEverywhere(t *testing.T) {
 	if same, err := a.replicator.SameEverywhere(t.Context(), newUser(t), nil); err != nil || !same {
 		t.Errorf("a user nobody has heard of: %t, %v", same, err)
 	}
-	w.regions[2].mustSet(t, user, "title", "changed elsewhere")
+	changed := w.regions[2].mustSet(t, user, "title", "changed elsewhere")
 	if same, err := a.replicator.SameEverywhere(t.Context(), user, written.Vector); err != nil || same {
 		t.Errorf("after a write elsewhere: %t, %v", same, err)
 	}
+	eventually(t, "all regions have the change", func() bool {
+		same, err := a.replicator.SameEverywhere(t.Context(), user, changed.Vector)
+		return err == nil && same
+	})
 	w.regions[2].stopServer()
-	if _, err := a.replicator.SameEverywhere(t.Context(), user, written.Vector); err == nil {
+	if _, err := a.replicator.SameEverywhere(t.Context(), user, changed.Vector); err == nil {
 		t.Error("a region that does not answer was taken for one that agrees")
 	}
 }
