@@ -78,6 +78,26 @@ func (t *Token) Observe(service string, user id.ID, v Vector, s hlc.Stamp) {
 	}
 }
 
+// Lower takes back, of what the bearer has seen of a user, the writes of some replicas above the given numbers. What is not above stays.
+func (t *Token) Lower(service string, user id.ID, to Vector) {
+	for i, e := range t.entries {
+		if e.service != service || e.user != user {
+			continue
+		}
+		lowered := e.vector.Clone()
+		for r, n := range to {
+			switch {
+			case lowered[r] <= n:
+			case n == 0:
+				delete(lowered, r)
+			default:
+				lowered[r] = n
+			}
+		}
+		t.entries[i].vector = lowered
+	}
+}
+
 // Key is a MAC key with a name. Names are 1 to 255 bytes.
 type Key struct {
 	ID     string

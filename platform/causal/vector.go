@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
@@ -28,6 +29,17 @@ func (r Replica) Incarnation() uint16 { return uint16(r) } //nolint:gosec // the
 
 // String is "region.incarnation", both as numbers.
 func (r Replica) String() string { return fmt.Sprintf("%d.%d", r.Region(), r.Incarnation()) }
+
+// ParseReplica reads what String made.
+func ParseReplica(text string) (Replica, error) {
+	region, incarnation, _ := strings.Cut(text, ".")
+	r, err := strconv.ParseUint(region, 10, 16)
+	i, err2 := strconv.ParseUint(incarnation, 10, 16)
+	if err != nil || err2 != nil || r == 0 || i == 0 {
+		return 0, fmt.Errorf("%q is no replica: it is a region's number and an incarnation, for example 1.2", text)
+	}
+	return NewReplica(uint16(r), uint16(i)), nil
+}
 
 // Dot names one write transaction: the N-th of a replica for one user in one service. The zero Dot is the bottom, which every vector covers.
 type Dot struct {

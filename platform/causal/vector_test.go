@@ -105,3 +105,16 @@ func TestReplica(t *testing.T) {
 		t.Errorf("%v reads back as %v", a, causal.DotOf(a.Proto()))
 	}
 }
+
+func TestParseReplica(t *testing.T) {
+	for _, r := range []causal.Replica{causal.NewReplica(1, 1), causal.NewReplica(65535, 65535), causal.NewReplica(7, 12)} {
+		if got, err := causal.ParseReplica(r.String()); got != r || err != nil {
+			t.Errorf("%s: %s, %v", r, got, err)
+		}
+	}
+	for _, bad := range []string{"", "1", "1.", ".1", "0.1", "1.0", "1.65536", "65536.1", "1.1.1", "a.b", "-1.1"} {
+		if got, err := causal.ParseReplica(bad); err == nil {
+			t.Errorf("%q: %s", bad, got)
+		}
+	}
+}

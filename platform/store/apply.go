@@ -143,6 +143,7 @@ type batch struct {
 	copies  copies
 	changed copies
 	parked  map[id.ID][]*waiting
+	stopped map[causal.Replica]bool // nothing of these is applied any more
 	out     Applied
 	missing []input
 }
@@ -154,7 +155,7 @@ type waiting struct {
 }
 
 func newBatch(s *Store, inputs []input) *batch {
-	bt := &batch{store: s, inputs: inputs, copies: copies{}, changed: copies{}, parked: map[id.ID][]*waiting{}, out: Applied{Users: map[id.ID]Written{}}}
+	bt := &batch{store: s, inputs: inputs, copies: copies{}, changed: copies{}, parked: map[id.ID][]*waiting{}, stopped: map[causal.Replica]bool{}, out: Applied{Users: map[id.ID]Written{}}}
 	for _, in := range inputs {
 		if bt.copies[in.user] == nil {
 			bt.copies[in.user] = state.NewUser(in.user)
@@ -167,6 +168,7 @@ func newBatch(s *Store, inputs []input) *batch {
 func (bt *batch) load(ctx context.Context, tx *pg.Tx) error {
 	b := &pgx.Batch{}
 	bt.store.queueLock(b, bt.copies)
+	queueEnded(b, bt.stopped)
 	whole := map[id.ID]bool{}
 	var users []id.ID
 	var keys []recordKey
@@ -240,6 +242,10 @@ func (bt *batch) run(ctx context.Context) error {
 			queues[in.user] = append(queues[in.user], &waiting{input: in})
 			continue
 		}
+		if sender := causal.Replica(in.state.GetReplica()); bt.stopped[sender] {
+			bt.store.log.WarnContext(ctx, "State of a replica that has ended is not merged", "user_id", u.ID.String(), "replica", sender.String())
+			continue
+		}
 		changed, err := bt.store.engine.Merge(u, in.state)
 		if err != nil {
 			return &EventError{in.index, err}
@@ -266,7 +272,7 @@ func (bt *batch) drain(ctx context.Context, u *state.User, queue []*waiting) err
 			if w.done {
 				continue
 			}
-			outcome, err := bt.store.engine.Apply(u, w.event)
+			outcome, err := bt.apply(u, w.event)
 			switch {
 			case err != nil && w.parked: // it stays where an operator finds it
 				bt.store.log.ErrorContext(ctx, "parked event cannot be applied", "user_id", u.ID.String(), "error", err)
@@ -292,6 +298,14 @@ func (bt *batch) drain(ctx context.Context, u *state.User, queue []*waiting) err
 	return nil
 }
 
+// apply applies an event by the rule, unless nothing of its replica is applied any more: then it waits.
+func (bt *batch) apply(u *state.User, ev *replicationv1.Event) (state.Outcome, error) {
+	if bt.stopped[causal.DotOf(ev.GetDot()).Replica] && !u.Vector.Dominates(causal.VectorOf(ev.GetAfter())) {
+		return state.Missing, nil
+	}
+	return bt.store.engine.Apply(u, ev)
+}
+
 // queueParked queues the changes of what is parked, and removes the rows of users of whom nothing is here.
 func (bt *batch) queueParked(b *pgx.Batch) error {
 	var gone, put parkedRows
@@ -310,10 +324,7 @@ func (bt *batch) queueParked(b *pgx.Batch) error {
 		put.add(in)
 		put.body = append(put.body, body)
 	}
-	if len(gone.user) > 0 {
-		b.Queue(`delete from parked p using unnest($1::uuid[], $2::bigint[], $3::bigint[]) as g(user_id, replica, n)
-			where p.user_id = g.user_id and p.replica = g.replica and p.n = g.n`, gone.user, gone.replica, gone.n)
-	}
+	gone.queueDelete(b)
 	if len(put.user) > 0 {
 		b.Queue(`insert into parked (user_id, replica, n, slot, body) select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::smallint[], $5::bytea[])
 			on conflict (user_id, replica, n) do nothing`, put.user, put.replica, put.n, put.slot, put.body)
@@ -342,4 +353,11 @@ func (r *parkedRows) add(in input) {
 	dot := causal.DotOf(in.event.GetDot())
 	r.user, r.replica, r.n = append(r.user, in.user), append(r.replica, int64(dot.Replica)), append(r.n, int64(dot.N)) //nolint:gosec // counts
 	r.slot = append(r.slot, int16(in.user.Slot()))                                                                     //nolint:gosec // below id.Slots
+}
+
+func (r *parkedRows) queueDelete(b *pgx.Batch) {
+	if len(r.user) > 0 {
+		b.Queue(`delete from parked p using unnest($1::uuid[], $2::bigint[], $3::bigint[]) as g(user_id, replica, n)
+			where p.user_id = g.user_id and p.replica = g.replica and p.n = g.n`, r.user, r.replica, r.n)
+	}
 }

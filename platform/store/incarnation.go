@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -101,6 +102,8 @@ type Home struct {
 	Replica causal.Replica
 	// Synced is false while a replica that follows one that has forgotten has not fetched yet what the others have. It serves nobody until then.
 	Synced bool
+	// Closed are the replicas of which no region will ever have more than is here.
+	Closed []causal.Replica
 }
 
 // Home is described at Interface.
@@ -128,7 +131,10 @@ func readHome(ctx context.Context, shards []*shard.Shard, log *slog.Logger) (Hom
 			return Home{}, fmt.Errorf("shard %s is home to replica %s, others to %s", sh.Name, homes[i].Replica, home.Replica)
 		}
 		home.Synced = home.Synced && homes[i].Synced
+		home.Closed = append(home.Closed, homes[i].Closed...)
 	}
+	slices.Sort(home.Closed)
+	home.Closed = slices.Compact(home.Closed)
 	if home.Replica == 0 {
 		return Home{}, fmt.Errorf("no shard tells its replica: %w", errors.Join(errs...))
 	}
@@ -137,30 +143,26 @@ func readHome(ctx context.Context, shards []*shard.Shard, log *slog.Logger) (Hom
 
 func homeOf(ctx context.Context, sh *shard.Shard) (Home, error) {
 	var id int64
-	var synced bool
-	err := sh.Primary.Query(ctx, "read the replica of shard "+sh.Name, func(r pgx.Rows) error { return r.Scan(&id, &synced) }, "select id, synced from replica")
+	var closed []int64
+	var h Home
+	err := sh.Primary.Query(ctx, "read the replica of shard "+sh.Name, func(r pgx.Rows) error { return r.Scan(&id, &h.Synced, &closed) },
+		"select id, synced, array(select replica from ended where closed) from replica")
 	if err == nil && id == 0 {
 		err = fmt.Errorf("shard %s has no replica: it was not migrated", sh.Name)
 	}
-	return Home{causal.Replica(id), synced}, err //nolint:gosec // written as a Replica
+	h.Replica = causal.Replica(id) //nolint:gosec // written as a Replica
+	for _, c := range closed {
+		h.Closed = append(h.Closed, causal.Replica(c)) //nolint:gosec // written as a Replica
+	}
+	return h, err
 }
 
 // SetSynced is described at Interface.
 func (s *Store) SetSynced(ctx context.Context) error {
 	return s.each(func(sh *shard.Shard) error {
-		tx, err := sh.Primary.Begin(ctx)
-		if err != nil {
-			return err
-		}
-		defer tx.Rollback()
-		b := &pgx.Batch{}
-		shard.Fence(b, s.engine.Replica)
-		if err := tx.Send(ctx, "look who lives in a shard", b); err != nil {
-			return err
-		}
-		last := &pgx.Batch{}
-		last.Queue("update replica set synced = true where id = $1", int64(s.engine.Replica))
-		return tx.Commit(ctx, "note that a replica has synced", last)
+		return s.asHome(ctx, sh, "note that a replica has synced", func(b *pgx.Batch) {
+			b.Queue("update replica set synced = true where id = $1", int64(s.engine.Replica))
+		})
 	})
 }
 
@@ -219,9 +221,12 @@ func (h *homes) number(region uint16) (agreed, greatest uint16, err error) {
 	return agreed, greatest, nil
 }
 
-// set writes the replica to every shard. The first incarnation of a region has nothing to fetch; every other one has to sync before it serves.
+// set writes the replica to every shard, after the writers of the one that lived there are done: what follows in a shard's log is none of theirs. The first incarnation of a region has nothing to fetch; every other one has to sync before it serves.
 func (h *homes) set(ctx context.Context, replica causal.Replica) error {
 	for _, tx := range h.txs {
+		if err := waitForWriters(ctx, tx); err != nil {
+			return err
+		}
 		b := &pgx.Batch{}
 		b.Queue("insert into replica (id, synced) values ($1, $2) on conflict (one) do update set id = excluded.id, synced = excluded.synced",
 			int64(replica), replica.Incarnation() == 1)

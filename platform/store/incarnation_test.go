@@ -42,7 +42,7 @@ func (r *region) name(t *testing.T, shard int, incarnation uint16) {
 func (r *region) wipe(t *testing.T, shards ...int) {
 	t.Helper()
 	for _, i := range shards {
-		if _, err := r.dbs[i].Pool.Exec(t.Context(), "truncate slots, replica, causality, records, conflicts, parked, positions"); err != nil {
+		if _, err := r.dbs[i].Pool.Exec(t.Context(), "truncate slots, replica, causality, records, conflicts, parked, positions, ended"); err != nil {
 			t.Fatal(err)
 		}
 	}

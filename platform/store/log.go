@@ -20,6 +20,10 @@ import (
 
 // Parked is described at Interface.
 func (s *Store) Parked(ctx context.Context, limit int) ([]*replicationv1.Event, error) {
+	return s.parked(ctx, limit, "")
+}
+
+func (s *Store) parked(ctx context.Context, limit int, only string, args ...any) ([]*replicationv1.Event, error) {
 	type aged struct {
 		at    time.Time
 		seq   int64
@@ -41,7 +45,8 @@ func (s *Store) Parked(ctx context.Context, limit int) ([]*replicationv1.Event, 
 			defer mu.Unlock()
 			all = append(all, a)
 			return nil
-		}, `select p.parked_at, p.seq, p.body from parked p join slots s on s.slot = p.slot and s.owned order by p.parked_at, p.seq limit $1`, limit)
+		}, `select p.parked_at, p.seq, p.body from parked p join slots s on s.slot = p.slot and s.owned `+only+` order by p.parked_at, p.seq limit $1`,
+			append([]any{limit}, args...)...)
 	})
 	if err != nil {
 		return nil, err

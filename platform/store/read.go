@@ -170,7 +170,9 @@ func (s *Store) readStates(ctx context.Context, sh *shard.Shard, users []id.ID) 
 	var states []*replicationv1.State
 	for _, user := range c.ids() {
 		if u := c[user]; len(u.Vector) > 0 {
-			states = append(states, s.engine.State(u))
+			st := s.engine.State(u)
+			st.Replica = uint32(s.engine.Replica)
+			states = append(states, st)
 		}
 	}
 	return states, nil

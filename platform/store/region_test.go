@@ -285,6 +285,7 @@ func wantSame(t *testing.T, users []id.ID, regions ...*region) {
 			}
 		}
 		for i, s := range r.states(t, users...) {
+			s.Replica = states[i].Replica // who sends it
 			// Which write is named as the winner of a conflict is that of the first merge that saw it.
 			for j := range s.GetConflicts() {
 				s.Conflicts[j].Won, s.Conflicts[j].WonValue = states[i].Conflicts[j].GetWon(), states[i].Conflicts[j].GetWonValue()

@@ -98,6 +98,16 @@ type Interface interface {
 	Heartbeat(ctx context.Context) error
 	// Replica is the replica that lives in the shards.
 	Replica() causal.Replica
+	// Stop parks from now on, in every shard, all events of a replica that has ended and are not here yet. What other regions' States bring of it is merged.
+	Stop(ctx context.Context, ended causal.Replica) error
+	// Close notes in every shard that no region will ever have more of an ended replica than is here; it stops it as well.
+	Close(ctx context.Context, ended causal.Replica) error
+	// Entries tells how much of a replica's writes is here.
+	Entries(ctx context.Context, replica causal.Replica) (EntriesSum, error)
+	// ParkedOf returns up to limit parked events of a replica, oldest first.
+	ParkedOf(ctx context.Context, replica causal.Replica, limit int) ([]*replicationv1.Event, error)
+	// Unpark removes events from those that are parked.
+	Unpark(ctx context.Context, events []*replicationv1.Event) error
 	// Home asks the shards which replica lives in them now, and whether it may serve. Those that answer, one at least, must agree.
 	Home(ctx context.Context) (Home, error)
 	// SetSynced notes on every shard that this replica has fetched what the others have. Fenced when another replica lives there by now.

@@ -317,7 +317,9 @@ type State struct {
 	Records   []*v1.Record           `protobuf:"bytes,4,rep,name=records,proto3" json:"records,omitempty"`
 	Conflicts []*v1.Conflict         `protobuf:"bytes,5,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
 	// The user's greatest stamp.
-	MaxStamp      uint64 `protobuf:"fixed64,6,opt,name=max_stamp,json=maxStamp,proto3" json:"max_stamp,omitempty"`
+	MaxStamp uint64 `protobuf:"fixed64,6,opt,name=max_stamp,json=maxStamp,proto3" json:"max_stamp,omitempty"`
+	// The replica that sends it.
+	Replica       uint32 `protobuf:"varint,7,opt,name=replica,proto3" json:"replica,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -390,6 +392,13 @@ func (x *State) GetConflicts() []*v1.Conflict {
 func (x *State) GetMaxStamp() uint64 {
 	if x != nil {
 		return x.MaxStamp
+	}
+	return 0
+}
+
+func (x *State) GetReplica() uint32 {
+	if x != nil {
+		return x.Replica
 	}
 	return 0
 }
@@ -1783,14 +1792,15 @@ const file_antipode_replication_v1_replication_proto_rawDesc = "" +
 	"\bEnvelope\x126\n" +
 	"\x05event\x18\x01 \x01(\v2\x1e.antipode.replication.v1.EventH\x00R\x05event\x12B\n" +
 	"\theartbeat\x18\x02 \x01(\v2\".antipode.replication.v1.HeartbeatH\x00R\theartbeatB\t\n" +
-	"\apayload\"\xf7\x01\n" +
+	"\apayload\"\x91\x02\n" +
 	"\x05State\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\fR\x06userId\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slot\x122\n" +
 	"\x06vector\x18\x03 \x01(\v2\x1a.antipode.record.v1.VectorR\x06vector\x124\n" +
 	"\arecords\x18\x04 \x03(\v2\x1a.antipode.record.v1.RecordR\arecords\x12:\n" +
 	"\tconflicts\x18\x05 \x03(\v2\x1c.antipode.record.v1.ConflictR\tconflicts\x12\x1b\n" +
-	"\tmax_stamp\x18\x06 \x01(\x06R\bmaxStamp\"D\n" +
+	"\tmax_stamp\x18\x06 \x01(\x06R\bmaxStamp\x12\x18\n" +
+	"\areplica\x18\a \x01(\rR\areplica\"D\n" +
 	"\rDigestRequest\x12\x1d\n" +
 	"\n" +
 	"first_slot\x18\x01 \x01(\rR\tfirstSlot\x12\x14\n" +
