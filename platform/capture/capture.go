@@ -40,7 +40,7 @@ type Config struct {
 	Service, Shard string
 	// Database is the service's database on the shard. The user needs REPLICATION and must own the slot's sessions (or be a superuser) to end them.
 	Database pg.Config
-	// Slot, Publication and Prefix default to antipode_<service>, antipode and antipode.
+	// Slot, Publication and Prefix default to DefaultSlot, antipode and antipode.
 	Slot, Publication, Prefix string
 	// Publisher appends to the region's topic.
 	Publisher Publisher
@@ -94,7 +94,7 @@ func New(cfg Config) (*Capture, error) {
 		return nil, errors.New("capture needs service, shard, publisher, leases, logger and meter")
 	}
 	if cfg.Slot == "" {
-		cfg.Slot = "antipode_" + cfg.Service
+		cfg.Slot = DefaultSlot(cfg.Service)
 	}
 	if cfg.Publication == "" {
 		cfg.Publication = "antipode"
@@ -107,6 +107,9 @@ func New(cfg Config) (*Capture, error) {
 	c.metrics, err = newMetrics(cfg, c.Status)
 	return c, err
 }
+
+// DefaultSlot is the name of a service's replication slot on each of its shards.
+func DefaultSlot(service string) string { return "antipode_" + service }
 
 // Run publishes, whenever this process leads, until ctx ends. It reconnects by itself, and returns when everything has stopped and the slot is free.
 func (c *Capture) Run(ctx context.Context) {

@@ -15,10 +15,11 @@ type metrics struct {
 	service attribute.KeyValue
 
 	applied, duplicates, missing, conflicts, deadLetters, retries, reconnects metric.Int64Counter
-	jumps, reconciled, fetched, diverged, caughtUp                            metric.Int64Counter
+	jumps, reconciled, fetched, diverged, caughtUp, closed                    metric.Int64Counter
 
 	total        atomic.Uint64 // events applied by this process, for LagResponse
 	parked       atomic.Int64  // as last counted by this process
+	ended        atomic.Int64  // as last counted by this process
 	registration metric.Registration
 }
 
@@ -42,6 +43,7 @@ func newMetrics(cfg Config, lag *lagTracker) (*metrics, error) {
 	m.fetched = counter("users.fetched", "Users whose whole State was fetched from another region.")
 	m.diverged = counter("users.diverged", "Users found with equal vectors and different states: each is a bug.")
 	m.caughtUp = counter("incarnations", "New incarnations of this region that have caught up with the others.")
+	m.closed = counter("incarnations.closed", "Ended incarnations that this process found closed: what no region has of them is lost.")
 	gauge := func(name, unit, description string) metric.Int64ObservableGauge {
 		g, err := cfg.Meter.Int64ObservableGauge("antipode.replicate."+name, metric.WithUnit(unit), metric.WithDescription(description))
 		errs = append(errs, err)
@@ -50,6 +52,7 @@ func newMetrics(cfg Config, lag *lagTracker) (*metrics, error) {
 	age := gauge("lag", "ms", "Age of the last heartbeat of another region's shard when it was applied here.")
 	silent := gauge("silent", "ms", "Time since the last heartbeat of another region's shard.")
 	parked := gauge("parked", "{event}", "Events that wait for something that they build on, as last counted by the process that tries them.")
+	ended := gauge("incarnations.ended", "{incarnation}", "Incarnations of any region that have ended and are not closed, as last counted by the process that closes them.")
 	var err error
 	m.registration, err = cfg.Meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for _, s := range lag.shards() {
@@ -58,8 +61,9 @@ func newMetrics(cfg Config, lag *lagTracker) (*metrics, error) {
 			o.ObserveInt64(silent, s.GetSilentMs(), where)
 		}
 		o.ObserveInt64(parked, m.parked.Load(), metric.WithAttributes(m.service))
+		o.ObserveInt64(ended, m.ended.Load(), metric.WithAttributes(m.service))
 		return nil
-	}, age, silent, parked)
+	}, age, silent, parked, ended)
 	return m, errors.Join(append(errs, err)...)
 }
 

@@ -26,6 +26,7 @@ import (
 	"antipode.example/platform/id"
 	"antipode.example/platform/kafka"
 	"antipode.example/platform/lease"
+	"antipode.example/platform/replicas"
 	"antipode.example/platform/store"
 )
 
@@ -57,7 +58,12 @@ type Config struct {
 	Store      store.Interface
 	// DeadLetters appends to this region's own <topic>.dlq.
 	DeadLetters Publisher
-	Leases      *lease.Leases
+	// Incarnations is what all regions know of each other's incarnations. Log is this region's own log, and Published waits until everything is in it that its
+	// shards had committed when it was called. Nil, all three: ended incarnations are never closed.
+	Incarnations *replicas.Replicas
+	Log          *kafka.Cluster
+	Published    func(context.Context) error
+	Leases       *lease.Leases
 	// OnApplied, if set, gets the users that changed, for the cache, after they were committed. It must not block for long.
 	OnApplied func(ctx context.Context, users map[id.ID]store.Written)
 	// Clock measures lag and the offset of other regions' clocks; nil means the machine's.
@@ -73,6 +79,8 @@ type Config struct {
 	SilentAfter time.Duration
 	// ExchangeEvery is how often the others exchange what they have while a region is silent (30 s).
 	ExchangeEvery time.Duration
+	// CloseEvery is how often this region looks what it can do for an ended incarnation that is not closed (10 s).
+	CloseEvery time.Duration
 	// Reader tunes the readers of partitions.
 	Reader kafka.ReaderOptions
 }
@@ -81,6 +89,8 @@ func (c *Config) defaults() error {
 	switch {
 	case c.Service == "" || c.Region == "" || c.Topic == "" || c.Partitions <= 0:
 		return errors.New("replication needs service, region, topic and partitions")
+	case (c.Incarnations == nil) != (c.Published == nil) || (c.Log == nil) != (c.Published == nil):
+		return errors.New("replication needs all or none of incarnations, log and published")
 	case c.Store == nil || c.DeadLetters == nil || c.Leases == nil || c.Logger == nil || c.Meter == nil:
 		return errors.New("replication needs store, dead letters, leases, logger and meter")
 	}
@@ -89,6 +99,7 @@ func (c *Config) defaults() error {
 	}
 	for d, value := range map[*time.Duration]time.Duration{
 		&c.CheckEvery: 5 * time.Minute, &c.RetryParked: 5 * time.Second, &c.SilentAfter: 10 * time.Second, &c.ExchangeEvery: 30 * time.Second,
+		&c.CloseEvery: 10 * time.Second,
 	} {
 		if *d <= 0 {
 			*d = value
@@ -181,6 +192,14 @@ func (r *Replicator) Run(ctx context.Context) {
 			return nil
 		})
 	})
+	if r.config.Incarnations != nil {
+		all.Go(func() {
+			r.config.Leases.Hold(ctx, "closing", func(ctx context.Context, _ *lease.Held) error {
+				r.closeEnded(ctx)
+				return nil
+			})
+		})
+	}
 }
 
 // peerOf is the region of a replica; nil when it is not among the peers.

@@ -135,17 +135,12 @@ func (f *follower) locate(ctx context.Context) (start int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	base := fmt.Sprintf("%s/%s/%s", p.Region, p.Topic, d.ClusterID)
-	if base != f.base {
+	if base := logBase(p, d.ClusterID); base != f.base {
 		f.base, f.known = base, false
 	}
-	generation, err := f.generation(ctx)
+	log, err := f.logName(ctx, f.base, f.partition)
 	if err != nil {
 		return 0, err
-	}
-	log := base
-	if generation > 0 {
-		log = fmt.Sprintf("%s/%d", base, generation)
 	}
 	if log != f.log {
 		f.log, f.floor = log, 0
@@ -173,9 +168,23 @@ func (f *follower) locate(ctx context.Context) (start int64, err error) {
 	return max(first, f.floor, f.next-overlap), nil
 }
 
+// logBase names a region's topic in one of its clusters.
+func logBase(p *peer, cluster string) string {
+	return fmt.Sprintf("%s/%s/%s", p.Region, p.Topic, cluster)
+}
+
+// logName is the name under which the positions of a partition are stored: the base, and the generation from the second one on.
+func (r *Replicator) logName(ctx context.Context, base string, partition int) (string, error) {
+	g, err := r.generation(ctx, base, partition)
+	if err != nil || g == 0 {
+		return base, err
+	}
+	return fmt.Sprintf("%s/%d", base, g), nil
+}
+
 // generation is kept as the position of a log of its own, beside the positions that it belongs to.
-func (f *follower) generation(ctx context.Context) (int64, error) {
-	g, ok, err := f.store.Next(ctx, f.base+"#generation", f.partition)
+func (r *Replicator) generation(ctx context.Context, base string, partition int) (int64, error) {
+	g, ok, err := r.store.Next(ctx, base+"#generation", partition)
 	if err != nil || !ok {
 		return 0, err
 	}
@@ -183,7 +192,7 @@ func (f *follower) generation(ctx context.Context) (int64, error) {
 }
 
 func (f *follower) nextGeneration(ctx context.Context) error {
-	g, err := f.generation(ctx)
+	g, err := f.generation(ctx, f.base, f.partition)
 	if err != nil {
 		return err
 	}

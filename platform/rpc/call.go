@@ -3,6 +3,9 @@ package rpc
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc/metadata"
@@ -68,6 +71,7 @@ type Call struct {
 
 	mu      sync.Mutex
 	seen    []observation
+	lost    []loss
 	reached Durability
 	stale   bool
 	unmet   bool
@@ -78,6 +82,22 @@ type observation struct {
 	user    id.ID
 	vector  causal.Vector
 	stamp   hlc.Stamp
+}
+
+// loss is what a token covered, and no region has: of each replica, the writes above those that are here.
+type loss struct {
+	service    string
+	user       id.ID
+	seen, here causal.Vector
+}
+
+func (l loss) names() []string {
+	var names []string
+	for r, n := range l.seen {
+		names = append(names, fmt.Sprintf("%s/%s/%s:%d-%d", l.service, l.user, r, l.here[r]+1, n))
+	}
+	slices.Sort(names)
+	return names
 }
 
 type callKey struct{}
@@ -107,6 +127,14 @@ func (c *Call) Observe(service string, user id.ID, vector causal.Vector, stamp h
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.seen = append(c.seen, observation{service, user, vector, stamp})
+}
+
+// Lose says that writes of a user which the token covers are lost for ever: of each replica in seen, those above what is here, up to what the token says. The answer
+// names them, and the token that goes back doesn't cover them.
+func (c *Call) Lose(service string, user id.ID, seen, here causal.Vector) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = append(c.lost, loss{service, user, seen, here})
 }
 
 // SetStale marks an answer that does not cover the token.
@@ -184,6 +212,19 @@ func (c *Call) seal(sealer *causal.Sealer, ok bool) metadata.MD {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	md := make(metadata.MD, 4)
+	var lost []string
+	for _, l := range c.lost {
+		to := make(causal.Vector, len(l.seen))
+		for r := range l.seen {
+			to[r] = l.here[r]
+		}
+		c.Token.Lower(l.service, l.user, to)
+		lost = append(lost, l.names()...)
+	}
+	c.lost = nil
+	if len(lost) > 0 { // with an error too: the token goes back with it
+		md[HeaderLost] = []string{strings.Join(slices.Compact(lost), ", ")}
+	}
 	if sealer != nil {
 		for _, o := range c.seen {
 			c.Token.Observe(o.service, o.user, o.vector, o.stamp)
