@@ -30,7 +30,7 @@ const (
 
 // Get answers a user. The copy's Record is nil when there is no such user here. Errors: token_ahead, when this region does not have what the caller has seen.
 func (s *Service) Get(ctx context.Context, user id.ID, seen Seen) (Copy, error) {
-	e, err := s.read(ctx, user, seen)
+	e, seen, err := s.read(ctx, user, seen)
 	if err != nil {
 		return Copy{}, err
 	}
@@ -94,15 +94,59 @@ func (s *Service) List(ctx context.Context, after time.Time, afterID id.ID, limi
 }
 
 // read answers the newest copy that is here and, unless the caller takes a stale one, waits for a copy that covers what was seen: for Patience, or until
-// shortly before the deadline. The answer may still not cover it.
-func (s *Service) read(ctx context.Context, user id.ID, seen Seen) (cache.Entry, error) {
+// shortly before the deadline. The answer may still not cover it. What was seen and is lost comes back without that.
+func (s *Service) read(ctx context.Context, user id.ID, seen Seen) (cache.Entry, Seen, error) {
 	e, err := s.c.Cache.Get(ctx, CacheKey(user), seen.Vector, func(ctx context.Context) (cache.Entry, error) { return s.load(ctx, user, seen.Vector) })
 	if err != nil {
-		return cache.Entry{}, fmt.Errorf("read user %s: %w", user, err)
+		return cache.Entry{}, seen, fmt.Errorf("read user %s: %w", user, err)
+	}
+	if e.Vector.Dominates(seen.Vector) {
+		return e, seen, nil
+	}
+	if seen, err = s.forgive(ctx, user, seen, e.Vector); err != nil {
+		return cache.Entry{}, seen, err
 	}
 	if seen.StaleOK || e.Vector.Dominates(seen.Vector) {
-		return e, nil
+		return e, seen, nil
 	}
+	e, err = s.await(ctx, user, seen)
+	return e, seen, err
+}
+
+// forgive takes from what was seen what is lost for ever: more of a closed replica than the primary has.
+func (s *Service) forgive(ctx context.Context, user id.ID, seen Seen, have causal.Vector) (Seen, error) {
+	closed := causal.Vector{}
+	for r, n := range seen.Vector {
+		if have[r] < n && s.c.Closed != nil && s.c.Closed(r) {
+			closed[r] = n
+		}
+	}
+	if len(closed) == 0 {
+		return seen, nil
+	}
+	e, err := s.loadFrom(ctx, store.Primary, user)
+	if err != nil {
+		return seen, fmt.Errorf("read user %s: %w", user, err)
+	}
+	lowered, lost := seen.Vector.Clone(), causal.Vector{}
+	for r, n := range closed {
+		if e.Vector[r] >= n {
+			continue
+		}
+		lost[r] = n
+		if lowered[r] = e.Vector[r]; lowered[r] == 0 {
+			delete(lowered, r)
+		}
+	}
+	if len(lost) > 0 && seen.Lost != nil {
+		seen.Lost(lost, e.Vector)
+	}
+	seen.Vector = lowered
+	return seen, nil
+}
+
+// await looks for a copy that covers what was seen until there is one, or the caller's time is over.
+func (s *Service) await(ctx context.Context, user id.ID, seen Seen) (cache.Entry, error) {
 	over := time.NewTimer(patience(ctx, Patience))
 	defer over.Stop()
 	look := time.NewTicker(pollCache)
@@ -158,7 +202,7 @@ func (s *Service) meet(ctx context.Context, user id.ID, seen Seen) (bool, error)
 	if len(seen.Vector) == 0 {
 		return true, nil
 	}
-	e, err := s.read(ctx, user, seen)
+	e, seen, err := s.read(ctx, user, seen)
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return false, err
 	}

@@ -78,6 +78,8 @@ type Config struct {
 	Registry *record.Registry
 	// Remote is nil in a region without peers: durability `remote` is then never reached.
 	Remote Remote
+	// Closed tells of which replicas no region will ever have more than is here. Nil: of none.
+	Closed func(causal.Replica) bool
 	// MayWrite, unless nil, is asked before each write; its fault refuses the write.
 	MayWrite func() error
 	// Idempotency is the key under which idempotency keys become ids; the same in every region.
@@ -113,6 +115,9 @@ type Seen struct {
 	HLC hlc.Stamp
 	// StaleOK asks for an answer at once, whatever it covers.
 	StaleOK bool
+	// Lost, unless nil, is told of writes that the caller has seen and that are lost for ever: for some replicas, what was seen, and the vector that is here.
+	// What is answered needs not cover them.
+	Lost func(seen, here causal.Vector)
 }
 
 // SeenFunc tells what a caller has seen of a user.

@@ -15,6 +15,7 @@ import (
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/cache"
+	"antipode.example/platform/capture"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/claims"
 	"antipode.example/platform/fault"
@@ -26,6 +27,7 @@ import (
 	"antipode.example/platform/lease"
 	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/record"
+	"antipode.example/platform/replicas"
 	"antipode.example/platform/replicate"
 	"antipode.example/platform/shard"
 	"antipode.example/platform/store"
@@ -190,13 +192,24 @@ func (a *App) openPeers(context.Context) (err error) {
 	c := replicate.Config{
 		Service: a.cfg.Service, Region: a.cfg.Region, Topic: a.cfg.topic(), Partitions: a.cfg.Kafka.Partitions, Store: a.store,
 		DeadLetters: a.events.Producer(a.cfg.topic() + deadLetters), Leases: a.leases, OnApplied: a.refresh, Clock: a.clock, Logger: a.log,
-		Meter: a.telemetry.Meters.Meter("antipode"),
+		Meter:        a.telemetry.Meters.Meter("antipode"),
+		Incarnations: replicas.New(a.global, a.cfg.Service), Log: a.events, Published: a.published,
 	}
 	for _, p := range a.cfg.Peers {
 		c.Peers = append(c.Peers, replicate.Peer{Region: p.Region, Number: p.RegionNumber, Brokers: p.Kafka, Sync: p.Sync})
 	}
 	a.replicator, err = replicate.New(c)
 	return err
+}
+
+// published waits until everything is in this region's log that its shards have committed by now.
+func (a *App) published(ctx context.Context) error {
+	for _, sh := range a.router.Shards() {
+		if err := capture.Published(ctx, sh.Primary, capture.DefaultSlot(a.cfg.Service)); err != nil {
+			return fmt.Errorf("shard %s: %w", sh.Name, err)
+		}
+	}
+	return nil
 }
 
 // refresh puts users into the cache that came from other regions.
@@ -239,7 +252,7 @@ func (a *App) openUsers(context.Context) (err error) {
 	c := user.Config{
 		Region: a.cfg.Region, Store: a.store, Cache: a.cache, Claims: addresses, Registry: a.registry, Idempotency: a.keys.idempotency,
 		Clock: a.clock, Random: rand.Reader,
-		MayWrite: func() error { return checkClock(a.replicator.Peers()) },
+		Closed: a.home.isClosed, MayWrite: func() error { return checkClock(a.replicator.Peers()) },
 	}
 	if len(a.cfg.Peers) > 0 {
 		c.Remote = a.replicator

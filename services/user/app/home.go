@@ -21,7 +21,23 @@ import (
 
 // home is what this process knows of the replica that lives in the region's shards.
 type home struct {
-	synced atomic.Bool // it may serve
+	synced atomic.Bool                             // it may serve
+	closed atomic.Pointer[map[causal.Replica]bool] // no region will ever have more of these than is here
+}
+
+// note keeps what the shards say.
+func (h *home) note(says store.Home) {
+	closed := make(map[causal.Replica]bool, len(says.Closed))
+	for _, r := range says.Closed {
+		closed[r] = true
+	}
+	h.closed.Store(&closed)
+	h.synced.Store(says.Synced)
+}
+
+func (h *home) isClosed(r causal.Replica) bool {
+	closed := h.closed.Load()
+	return closed != nil && (*closed)[r]
 }
 
 const (
@@ -38,8 +54,8 @@ func (a *App) watchHome(ctx context.Context) error {
 		switch {
 		case err == nil && h.Replica != a.store.Replica():
 			return fmt.Errorf("the region has come back as replica %s, and this process is of %s", h.Replica, a.store.Replica())
-		case err == nil && h.Synced:
-			a.home.synced.Store(true)
+		case err == nil:
+			a.home.note(h)
 		}
 		wait := lookAfter
 		if !a.home.synced.Load() {
@@ -113,7 +129,7 @@ func (a *App) startHome(ctx context.Context) error {
 		return err
 	}
 	if h, err := a.lookHome(ctx); err == nil && h.Replica == a.store.Replica() {
-		a.home.synced.Store(h.Synced)
+		a.home.note(h)
 	}
 	meter := a.telemetry.Meters.Meter("antipode")
 	if err := observe(meter, "antipode.store.incarnation", "The incarnation of this region that this process belongs to.", func() int64 {

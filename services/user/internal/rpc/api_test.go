@@ -52,6 +52,7 @@ func TestAPI(t *testing.T) {
 	t.Run("sign-ups left pending", f.testSweepPending)
 	t.Run("addresses that nobody names", f.testSweepClaims)
 	t.Run("causal reads", f.testCausalReads)
+	t.Run("what is lost", f.testLost)
 	t.Run("causal writes", f.testCausalWrites)
 	t.Run("replicated events reach the cache", f.testCacheAfterApply)
 }

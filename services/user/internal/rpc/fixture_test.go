@@ -52,6 +52,9 @@ type fixture struct {
 	client userv1.UserServiceClient
 }
 
+// closed is an incarnation of region 2 of which there will never be more than there is.
+var closed = causal.NewReplica(2, 9)
+
 // movable is a clock that tests can set forward.
 type movable struct {
 	mu    sync.Mutex
@@ -159,7 +162,7 @@ func start(t *testing.T, etcd *etcdtest.Cluster) *fixture {
 	f.claims = &flaky{Claims: must(claims.New(g, testKey("c")))(t)}
 	f.users = user.New(user.Config{
 		Region: "us-east", Store: f.store, Cache: f.cache, Claims: f.claims, Registry: registry, Remote: f.remote,
-		Idempotency: testKey("i"), Clock: f.clock, Random: rand.Reader,
+		Idempotency: testKey("i"), Clock: f.clock, Random: rand.Reader, Closed: func(r causal.Replica) bool { return r == closed },
 	})
 	f.sealer = must(causal.NewSealer(testKey("t")))(t)
 	f.serve(t, log)

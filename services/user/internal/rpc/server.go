@@ -194,7 +194,10 @@ func (s *Server) LookupUser(ctx context.Context, r *userv1.LookupUserRequest) (*
 // seenBy tells what a call's token covers.
 func seenBy(call *rpc.Call) user.SeenFunc {
 	return func(u id.ID) user.Seen {
-		return user.Seen{Vector: call.Token.Vector(user.ServiceName, u), HLC: call.Token.HLC, StaleOK: call.Read == rpc.ReadStaleOK}
+		return user.Seen{
+			Vector: call.Token.Vector(user.ServiceName, u), HLC: call.Token.HLC, StaleOK: call.Read == rpc.ReadStaleOK,
+			Lost: func(seen, here causal.Vector) { call.Lose(user.ServiceName, u, seen, here) },
+		}
 	}
 }
 
