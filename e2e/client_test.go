@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -215,6 +216,22 @@ func (c *client) get(t *testing.T, at *lab.Region, id string) *userv1.User {
 		return err
 	})
 	return u
+}
+
+// list reads all users of a region.
+func list(t *testing.T, at *lab.Region) (all []*userv1.User) {
+	t.Helper()
+	for page := ""; ; {
+		a := (&client{}).rest(t, http.StatusOK, at, http.MethodGet, "/v1/users?pageSize=1000&pageToken="+url.QueryEscape(page), "")
+		l := &userv1.ListUsersResponse{}
+		if err := protojson.Unmarshal(a.Body, l); err != nil {
+			t.Fatalf("read a list from %s: %v", a.Body, err)
+		}
+		all = append(all, l.GetUsers()...)
+		if page = l.GetNextPageToken(); page == "" {
+			return all
+		}
+	}
 }
 
 // grpcGet reads a user over gRPC; header is what came beside the answer.

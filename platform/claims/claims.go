@@ -5,6 +5,9 @@
 //	free → reserved(user, under a lease) → confirmed(user, for good)
 //	         lease ends → free               release → free
 //
+// A claim also keeps the mark with which it was reserved: a name, one for all requests that mean to be one request, so that whoever comes too late can be told whether it was one of these
+// that got the claim.
+//
 // Guarantees: at any moment a claim names one user at most; a confirmed claim never changes by itself. Reserving and confirming are linearizable and need a quorum of regions. The
 // address itself is not stored: a key is a keyed hash of it, with the key's id.
 //
@@ -19,6 +22,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -36,6 +40,8 @@ const LeaseTime = time.Minute
 var (
 	// ErrTaken says that the claim names another user.
 	ErrTaken = errors.New("claimed by another user")
+	// ErrSameMark says, beside ErrTaken, that the other user's claim bears the caller's mark.
+	ErrSameMark = fmt.Errorf("%w, under the same mark", ErrTaken)
 	// ErrGone says that there is no claim to confirm: the reservation's lease has ended.
 	ErrGone = errors.New("reservation has ended")
 )
@@ -49,6 +55,8 @@ type Key string
 // Claim is what is known of a key.
 type Claim struct {
 	User id.ID
+	// Mark is that of the reservation; zero for none.
+	Mark id.ID
 	// Confirmed is false while the claim is only reserved.
 	Confirmed bool
 	// Revision is the etcd revision of the claim's last change; it orders the versions of one claim.
@@ -79,8 +87,8 @@ func (c *Claims) EmailKey(canonical string) Key {
 }
 
 // Reserve claims key for user until the lease ends, so that Confirm can follow; a claim that is this user's already is taken as it is. It fails with ErrTaken
-// when the claim names another user.
-func (c *Claims) Reserve(ctx context.Context, key Key, user id.ID) (Claim, error) {
+// when the claim names another user, and then with ErrSameMark when it bears the mark, unless that is zero.
+func (c *Claims) Reserve(ctx context.Context, key Key, user, mark id.ID) (Claim, error) {
 	ctx, cancel := global.Quorum(ctx)
 	defer cancel()
 	for {
@@ -88,7 +96,9 @@ func (c *Claims) Reserve(ctx context.Context, key Key, user id.ID) (Claim, error
 		if err != nil {
 			return Claim{}, global.Broken(ctx, "grant lease", err)
 		}
-		claim, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (Claim, error) { return reserve(ctx, etcd, key, user, lease) })
+		claim, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (Claim, error) {
+			return reserve(ctx, etcd, key, Claim{User: user, Mark: mark}, lease)
+		})
 		switch {
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			c.lease.forget(lease) // the cluster was made anew; bounded by ctx
@@ -102,66 +112,87 @@ func (c *Claims) Reserve(ctx context.Context, key Key, user id.ID) (Claim, error
 	}
 }
 
-func reserve(ctx context.Context, etcd *clientv3.Client, key Key, user id.ID, lease clientv3.LeaseID) (Claim, error) {
-	put := clientv3.OpPut(string(key), user.String(), clientv3.WithLease(lease))
+func reserve(ctx context.Context, etcd *clientv3.Client, key Key, want Claim, lease clientv3.LeaseID) (Claim, error) {
+	put := clientv3.OpPut(string(key), want.value(), clientv3.WithLease(lease))
 	r, err := etcd.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(string(key)), "=", 0)).Then(put).Else(clientv3.OpGet(string(key))).Commit()
 	if err != nil {
 		return Claim{}, err
 	}
 	if r.Succeeded {
-		return Claim{User: user, Revision: r.Header.Revision}, nil
+		want.Revision = r.Header.Revision
+		return want, nil
 	}
-	claim, kv, err := found(r.Responses[0].GetResponseRange().GetKvs())
-	if err != nil || claim.User != user {
-		return Claim{}, errors.Join(err, ErrTaken)
+	claim, err := found(r.Responses[0].GetResponseRange().GetKvs())
+	if err != nil || claim.User != want.User {
+		return Claim{}, errors.Join(err, claim.taken(want.Mark))
 	}
 	if claim.Confirmed {
 		return claim, nil
 	}
 	// A try before this one reserved it: take it over, with the whole life of our lease.
-	r, err = etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(string(key)), "=", kv.GetModRevision())).Then(put).Commit()
+	r, err = etcd.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(string(key)), "=", claim.Revision)).Then(put).Commit()
 	if err != nil {
 		return Claim{}, err
 	}
 	if !r.Succeeded { // another try of the same request got there first, or the lease ended: Confirm will tell
 		return claim, nil
 	}
-	return Claim{User: user, Revision: r.Header.Revision}, nil
+	want.Revision = r.Header.Revision
+	return want, nil
 }
 
-// Confirm makes a reserved claim last. It may be repeated. It fails with ErrTaken when the claim names another user by now, with ErrGone when nobody holds it.
-func (c *Claims) Confirm(ctx context.Context, key Key, user id.ID) error {
+// taken is the error for one who came with a mark and found the claim to be another user's.
+func (c Claim) taken(mark id.ID) error {
+	if !mark.IsZero() && c.Mark == mark {
+		return ErrSameMark
+	}
+	return ErrTaken
+}
+
+// Confirm makes a reserved claim last. It may be repeated. It fails as Reserve does when the claim names another user by now, with ErrGone when nobody holds it.
+func (c *Claims) Confirm(ctx context.Context, key Key, user, mark id.ID) error {
 	ctx, cancel := global.Quorum(ctx)
 	defer cancel()
-	r, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
-		return etcd.Txn(ctx).
-			If(clientv3.Compare(clientv3.Value(string(key)), "=", user.String())).
-			Then(clientv3.OpPut(string(key), user.String())). // a put without a lease takes the key off its lease
-			Else(clientv3.OpGet(string(key))).Commit()
+	err := c.change(ctx, key, Claim{User: user, Mark: mark}, func(value string) clientv3.Op {
+		return clientv3.OpPut(string(key), value) // a put without a lease takes the key off its lease
 	})
-	switch {
-	case err != nil:
-		return global.Broken(ctx, "confirm claim", err)
-	case r.Succeeded:
-		return nil
-	case len(r.Responses[0].GetResponseRange().GetKvs()) == 0:
-		return ErrGone
-	default:
-		return ErrTaken
+	if err == nil || errors.Is(err, ErrGone) || errors.Is(err, ErrTaken) {
+		return err
 	}
+	return global.Broken(ctx, "confirm claim", err)
 }
 
 // Release frees a claim if it names user; otherwise it does nothing.
 func (c *Claims) Release(ctx context.Context, key Key, user id.ID) error {
 	ctx, cancel := global.Quorum(ctx)
 	defer cancel()
-	_, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
-		return etcd.Txn(ctx).If(clientv3.Compare(clientv3.Value(string(key)), "=", user.String())).Then(clientv3.OpDelete(string(key))).Commit()
-	})
-	if err != nil {
-		return global.Broken(ctx, "release claim", err)
+	err := c.change(ctx, key, Claim{User: user}, func(string) clientv3.Op { return clientv3.OpDelete(string(key)) })
+	if err == nil || errors.Is(err, ErrGone) || errors.Is(err, ErrTaken) {
+		return nil
 	}
-	return nil
+	return global.Broken(ctx, "release claim", err)
+}
+
+// change runs an operation on a claim that names the user, whatever its mark; the operation is made from the claim's value. The mark that is expected costs one round trip,
+// another one two. Errors: ErrGone, ErrTaken, ErrSameMark, and those of etcd.
+func (c *Claims) change(ctx context.Context, key Key, want Claim, op func(value string) clientv3.Op) error {
+	for expected := want.value(); ; { // ends when nobody else changes the claim, and with ctx
+		r, err := global.Agree(ctx, c.global, func(etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
+			return etcd.Txn(ctx).If(clientv3.Compare(clientv3.Value(string(key)), "=", expected)).Then(op(expected)).Else(clientv3.OpGet(string(key))).Commit()
+		})
+		if err != nil || r.Succeeded {
+			return err
+		}
+		kvs := r.Responses[0].GetResponseRange().GetKvs()
+		if len(kvs) == 0 {
+			return ErrGone
+		}
+		claim, err := found(kvs)
+		if err != nil || claim.User != want.User {
+			return errors.Join(err, claim.taken(want.Mark))
+		}
+		expected = string(kvs[0].GetValue())
+	}
 }
 
 // Held is a claim with its key.
@@ -187,7 +218,7 @@ func (c *Claims) List(ctx context.Context, after Key, limit int) ([]Held, error)
 	}
 	all := make([]Held, 0, len(r.Kvs))
 	for _, kv := range r.Kvs {
-		claim, _, err := found([]*mvccpb.KeyValue{kv})
+		claim, err := found([]*mvccpb.KeyValue{kv})
 		if err != nil {
 			return nil, err
 		}
@@ -241,18 +272,33 @@ func (c *Claims) Lookup(ctx context.Context, key Key, how Consistency) (claim Cl
 	if len(r.Kvs) == 0 {
 		return Claim{}, false, nil
 	}
-	claim, _, err = found(r.Kvs)
+	claim, err = found(r.Kvs)
 	return claim, err == nil, err
 }
 
-func found(kvs []*mvccpb.KeyValue) (Claim, *mvccpb.KeyValue, error) {
+// value is what etcd keeps of a claim: the user, and after a space the mark if there is one.
+func (c Claim) value() string {
+	if c.Mark.IsZero() {
+		return c.User.String()
+	}
+	return c.User.String() + " " + c.Mark.String()
+}
+
+func found(kvs []*mvccpb.KeyValue) (Claim, error) {
 	if len(kvs) != 1 {
-		return Claim{}, nil, fmt.Errorf("read claim: %d values", len(kvs))
+		return Claim{}, fmt.Errorf("read claim: %d values", len(kvs))
 	}
 	kv := kvs[0]
-	user, err := id.Parse(string(kv.GetValue()))
-	if err != nil {
-		return Claim{}, nil, fmt.Errorf("read claim: %w", err)
+	c := Claim{Confirmed: kv.GetLease() == 0, Revision: kv.GetModRevision()}
+	user, mark, marked := strings.Cut(string(kv.GetValue()), " ")
+	var err error
+	if c.User, err = id.Parse(user); err != nil {
+		return Claim{}, fmt.Errorf("read claim: %w", err)
 	}
-	return Claim{User: user, Confirmed: kv.GetLease() == 0, Revision: kv.GetModRevision()}, kv, nil
+	if marked {
+		if c.Mark, err = id.Parse(mark); err != nil {
+			return Claim{}, fmt.Errorf("read the mark of a claim: %w", err)
+		}
+	}
+	return c, nil
 }

@@ -53,13 +53,13 @@ func TestLifeOfAClaim(t *testing.T) {
 	fresh := func() Key { n++; return c.EmailKey(fmt.Sprintf("user%d@example.com", n)) }
 	reserve := func(t *testing.T, k Key, u id.ID) {
 		t.Helper()
-		if _, err := c.Reserve(ctx, k, u); err != nil {
+		if _, err := c.Reserve(ctx, k, u, id.ID{}); err != nil {
 			t.Fatalf("Reserve: %v", err)
 		}
 	}
 	confirm := func(t *testing.T, k Key, u id.ID) {
 		t.Helper()
-		if err := c.Confirm(ctx, k, u); err != nil {
+		if err := c.Confirm(ctx, k, u, id.ID{}); err != nil {
 			t.Fatalf("Confirm: %v", err)
 		}
 	}
@@ -124,16 +124,64 @@ func TestLifeOfAClaim(t *testing.T) {
 	t.Run("taken", func(t *testing.T) {
 		k := fresh()
 		reserve(t, k, john)
-		if _, err := c.Reserve(ctx, k, jane); !errors.Is(err, ErrTaken) {
+		if _, err := c.Reserve(ctx, k, jane, id.ID{}); !errors.Is(err, ErrTaken) {
 			t.Errorf("Reserve: %v, want taken", err)
 		}
-		if err := c.Confirm(ctx, k, jane); !errors.Is(err, ErrTaken) {
+		if err := c.Confirm(ctx, k, jane, id.ID{}); !errors.Is(err, ErrTaken) {
 			t.Errorf("Confirm: %v, want taken", err)
 		}
 		want(t, k, john, false)
 		confirm(t, k, john)
-		if _, err := c.Reserve(ctx, k, jane); !errors.Is(err, ErrTaken) {
+		if _, err := c.Reserve(ctx, k, jane, id.ID{}); !errors.Is(err, ErrTaken) {
 			t.Errorf("Reserve: %v, want taken", err)
+		}
+	})
+	t.Run("marks", func(t *testing.T) {
+		mark, other := newUser(t), newUser(t)
+		wantMark := func(k Key, confirmed bool) {
+			t.Helper()
+			want(t, k, john, confirmed)
+			if got, _, err := c.Lookup(ctx, k, Linearizable); err != nil || got.Mark != mark {
+				t.Errorf("mark %v, %v; want %v", got.Mark, err, mark)
+			}
+		}
+		k := fresh()
+		for _, confirmed := range []bool{false, true} {
+			if claim, err := c.Reserve(ctx, k, john, mark); err != nil || claim.Mark != mark || claim.Confirmed != confirmed {
+				t.Fatalf("Reserve: %+v, %v", claim, err)
+			}
+			for hers, same := range map[id.ID]bool{mark: true, other: false, {}: false} {
+				_, reserved := c.Reserve(ctx, k, jane, hers)
+				for _, err := range []error{reserved, c.Confirm(ctx, k, jane, hers)} {
+					if !errors.Is(err, ErrTaken) || errors.Is(err, ErrSameMark) != same {
+						t.Errorf("with the same mark %t: %v", same, err)
+					}
+				}
+			}
+			wantMark(k, confirmed)
+			confirm(t, k, john) // by somebody who does not know the mark
+			wantMark(k, true)
+		}
+		if err := c.Release(ctx, k, jane); err != nil {
+			t.Fatal(err)
+		}
+		wantMark(k, true)
+		if err := c.Release(ctx, k, john); err != nil {
+			t.Fatal(err)
+		}
+		reserve(t, k, jane)
+	})
+	t.Run("values without a mark", func(t *testing.T) {
+		k := fresh()
+		if _, err := c.global.Etcd().Put(ctx, string(k), john.String()); err != nil {
+			t.Fatal(err)
+		}
+		want(t, k, john, true)
+		if _, err := c.Reserve(ctx, k, jane, newUser(t)); !errors.Is(err, ErrTaken) || errors.Is(err, ErrSameMark) {
+			t.Errorf("Reserve: %v, want taken", err)
+		}
+		if err := c.Confirm(ctx, k, john, newUser(t)); err != nil {
+			t.Errorf("Confirm: %v", err)
 		}
 	})
 	t.Run("lease ends before Confirm", func(t *testing.T) {
@@ -142,11 +190,11 @@ func TestLifeOfAClaim(t *testing.T) {
 		if _, err := c.global.Etcd().Revoke(ctx, c.lease.id); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Confirm(ctx, k, john); !errors.Is(err, ErrGone) {
+		if err := c.Confirm(ctx, k, john, id.ID{}); !errors.Is(err, ErrGone) {
 			t.Fatalf("Confirm: %v, want gone", err)
 		}
 		reserve(t, k, jane) // with the lease that is gone: a new one is granted
-		if err := c.Confirm(ctx, k, john); !errors.Is(err, ErrTaken) {
+		if err := c.Confirm(ctx, k, john, id.ID{}); !errors.Is(err, ErrTaken) {
 			t.Errorf("Confirm: %v, want taken", err)
 		}
 	})
@@ -235,13 +283,13 @@ func TestRace(t *testing.T) {
 		for i := range 12 {
 			g.Go(func() {
 				c, u := regions[i%3], newUser(t)
-				if _, err := c.Reserve(t.Context(), key, u); errors.Is(err, ErrTaken) {
+				if _, err := c.Reserve(t.Context(), key, u, id.ID{}); errors.Is(err, ErrTaken) {
 					return
 				} else if err != nil {
 					t.Errorf("Reserve: %v", err)
 					return
 				}
-				if err := c.Confirm(t.Context(), key, u); err != nil {
+				if err := c.Confirm(t.Context(), key, u, id.ID{}); err != nil {
 					t.Errorf("Confirm: %v", err)
 				}
 				won.Add(1)
@@ -262,8 +310,8 @@ func TestMembersGone(t *testing.T) {
 	ctx := t.Context()
 	johns, janes := c.EmailKey("john@example.com"), c.EmailKey("jane@example.com")
 	sign := func(k Key, u id.ID) error {
-		_, err := c.Reserve(ctx, k, u)
-		return errors.Join(err, c.Confirm(ctx, k, u))
+		_, err := c.Reserve(ctx, k, u, id.ID{})
+		return errors.Join(err, c.Confirm(ctx, k, u, id.ID{}))
 	}
 	if err := sign(johns, john); err != nil {
 		t.Fatal(err)
@@ -282,11 +330,11 @@ func TestMembersGone(t *testing.T) {
 	cluster.Stop(t, 2)
 	for range 3 {
 		start := time.Now()
-		_, err := local.Reserve(ctx, local.EmailKey("joan@example.com"), newUser(t))
+		_, err := local.Reserve(ctx, local.EmailKey("joan@example.com"), newUser(t), id.ID{})
 		if f := fault.From(err); f == nil || f.Kind != fault.NoQuorum {
 			t.Errorf("Reserve: %v, want no_quorum", err)
 		}
-		if err := local.Confirm(ctx, johns, john); fault.From(err) == nil || fault.From(err).Kind != fault.NoQuorum {
+		if err := local.Confirm(ctx, johns, john, id.ID{}); fault.From(err) == nil || fault.From(err).Kind != fault.NoQuorum {
 			t.Errorf("Confirm: %v, want no_quorum", err)
 		}
 		if _, _, err := local.Lookup(ctx, johns, Linearizable); fault.From(err) == nil || fault.From(err).Kind != fault.NoQuorum {
@@ -302,7 +350,7 @@ func TestMembersGone(t *testing.T) {
 
 	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
-	if _, err := local.Reserve(short, local.EmailKey("joan@example.com"), john); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := local.Reserve(short, local.EmailKey("joan@example.com"), john, id.ID{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Reserve: %v, want the caller's deadline", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/claims"
 	"antipode.example/platform/fault"
+	"antipode.example/platform/id"
 	"antipode.example/platform/record"
 	"antipode.example/platform/state"
 )
@@ -37,7 +38,7 @@ func (s *Service) updateAddress(ctx context.Context, c Change, seen Seen) (Resul
 		return Result{}, err
 	}
 	claim := s.c.Claims.EmailKey(canonical)
-	if _, err := s.c.Claims.Reserve(ctx, claim, c.User); err != nil {
+	if _, err := s.c.Claims.Reserve(ctx, claim, c.User, id.ID{}); err != nil {
 		return Result{}, takenOr(err)
 	}
 	first, err := s.change(ctx, c.User, c.Etag, false, seen, func(d *state.Draft, rec *userv1.UserRecord) error {
@@ -47,7 +48,7 @@ func (s *Service) updateAddress(ctx context.Context, c Change, seen Seen) (Resul
 	if err != nil {
 		return Result{}, err // the reservation's lease frees the address
 	}
-	if err := s.confirm(ctx, claim, c.User); err != nil {
+	if err := s.confirm(ctx, claim, c.User, id.ID{}); err != nil {
 		return Result{}, takenOr(err)
 	}
 	last, err := s.change(ctx, c.User, "", c.Remote, seen, func(d *state.Draft, rec *userv1.UserRecord) error {
@@ -64,9 +65,14 @@ func (s *Service) updateAddress(ctx context.Context, c Change, seen Seen) (Resul
 	return last, err
 }
 
+// takenOr is the fault of one who comes too late for an address, if err says that.
 func takenOr(err error) error {
-	if errors.Is(err, claims.ErrTaken) {
-		return errTaken()
+	switch {
+	case errors.Is(err, claims.ErrSameMark):
+		return fault.New(fault.KeyReused, "the idempotency key came with another request before")
+	case errors.Is(err, claims.ErrTaken):
+		return fault.New(fault.AlreadyExists, "the e-mail address belongs to another user")
+	default:
+		return err
 	}
-	return err
 }

@@ -38,10 +38,14 @@ type Creation struct {
 //
 // Every step may be repeated, by this try or by another one with the same key, here or in another region. Nobody is told of the user before the last
 // step is done.
+//
+// With a key, the user's id is made from the whole request: two requests with one key and one address are two users, of whom the claim chooses one, whatever their regions know of
+// each other. The key is the claim's mark, by which the other request is told that its key was used before.
 type signUp struct {
 	s           *Service
 	user        id.ID
 	claim       claims.Key
+	mark        id.ID  // zero without a key
 	fingerprint []byte // nil without a key
 	record      *userv1.UserRecord
 	seen        Seen
@@ -89,7 +93,8 @@ func (s *Service) begin(canonical string, c Creation) (*signUp, error) {
 		m.Write([]byte("antipode request\x00CreateUser\x00"))
 		m.Write(b)
 		n.fingerprint = m.Sum(nil)
-		n.user = id.Keyed(s.c.Idempotency.Secret, "CreateUser", canonical, c.Key)
+		n.mark = id.Keyed(s.c.Idempotency.Secret, "CreateUser", canonical, c.Key)
+		n.user = id.Keyed(s.c.Idempotency.Secret, "CreateUser", canonical, c.Key, string(n.fingerprint))
 		return n, nil
 	}
 	slot, err := id.RandomSlot(s.c.Random)
@@ -119,34 +124,26 @@ func (n *signUp) resume(ctx context.Context) (*Copy, error) {
 	switch {
 	case c.Deleted:
 		return nil, errNotFound(n.user)
-	case c.Record == nil: // nothing, or PENDING: the write looks at the fingerprint
+	case c.Record == nil: // nothing, or PENDING
 		return nil, nil
 	default:
-		return c, n.check(c.Record)
+		return c, nil
 	}
-}
-
-// check refuses a record that another request with the same key has made.
-func (n *signUp) check(rec *userv1.UserRecord) error {
-	if !hmac.Equal(rec.GetRequestFingerprint(), n.fingerprint) {
-		return fault.New(fault.KeyReused, "the idempotency key came with another request before")
-	}
-	return nil
 }
 
 func (n *signUp) run(ctx context.Context) (*Copy, error) {
-	if _, err := n.s.c.Claims.Reserve(ctx, n.claim, n.user); err != nil {
+	if _, err := n.s.c.Claims.Reserve(ctx, n.claim, n.user, n.mark); err != nil {
 		return nil, takenOr(err)
 	}
 	if _, err := n.write(ctx, n.pending, n.fingerprint != nil); err != nil {
 		n.giveBack(ctx, err)
 		return nil, err
 	}
-	if err := n.s.confirm(ctx, n.claim, n.user); errors.Is(err, claims.ErrTaken) {
+	if err := n.s.confirm(ctx, n.claim, n.user, n.mark); errors.Is(err, claims.ErrTaken) {
 		if _, err := n.write(ctx, n.bury, false); err != nil {
 			return nil, err
 		}
-		return nil, errTaken()
+		return nil, takenOr(err)
 	} else if err != nil {
 		return nil, unknown(err)
 	}
@@ -159,10 +156,6 @@ func (n *signUp) run(ctx context.Context) (*Copy, error) {
 		err = errNotFound(n.user)
 	}
 	return &c, err
-}
-
-func errTaken() *fault.Error {
-	return fault.New(fault.AlreadyExists, "the e-mail address belongs to another user")
 }
 
 // unknown is the fault of a sign-up that stopped half-way: it may have the address for good, and its user may appear.
@@ -191,15 +184,12 @@ func (n *signUp) insist(ctx context.Context, change func(*state.Draft) error) (s
 
 // pending creates the user, unless another try has.
 func (n *signUp) pending(d *state.Draft) error {
-	rec, there, err := draft(d, n.user)
-	if err != nil {
+	_, there, err := draft(d, n.user)
+	if err != nil || there {
 		return err
 	}
-	if there {
-		return n.check(rec)
-	}
 	now := timestamppb.New(d.Now().Truncate(time.Millisecond))
-	rec = proto.CloneOf(n.record)
+	rec := proto.CloneOf(n.record)
 	rec.Status, rec.OriginRegion = userv1.UserRecord_STATUS_PENDING, n.s.c.Region
 	rec.CreateTime, rec.UpdateTime, rec.RequestFingerprint = now, now, n.fingerprint
 	return d.Put(key(n.user), rec)
@@ -225,15 +215,15 @@ func (n *signUp) bury(d *state.Draft) error {
 }
 
 // confirm confirms the claim, and reserves it again if the reservation ended on the way.
-func (s *Service) confirm(ctx context.Context, claim claims.Key, user id.ID) error {
-	err := s.c.Claims.Confirm(ctx, claim, user)
+func (s *Service) confirm(ctx context.Context, claim claims.Key, user, mark id.ID) error {
+	err := s.c.Claims.Confirm(ctx, claim, user, mark)
 	if !errors.Is(err, claims.ErrGone) {
 		return err
 	}
-	if _, err := s.c.Claims.Reserve(ctx, claim, user); err != nil {
+	if _, err := s.c.Claims.Reserve(ctx, claim, user, mark); err != nil {
 		return err
 	}
-	return s.c.Claims.Confirm(ctx, claim, user)
+	return s.c.Claims.Confirm(ctx, claim, user, mark)
 }
 
 // giveBack frees the address of a user who was certainly not written, so that another try need not wait for the lease. A try with a key reserves it for

@@ -53,8 +53,8 @@ type Store interface {
 // Claims is what the service needs of package claims; see there for what the methods promise.
 type Claims interface {
 	EmailKey(canonical string) claims.Key
-	Reserve(ctx context.Context, key claims.Key, user id.ID) (claims.Claim, error)
-	Confirm(ctx context.Context, key claims.Key, user id.ID) error
+	Reserve(ctx context.Context, key claims.Key, user, mark id.ID) (claims.Claim, error)
+	Confirm(ctx context.Context, key claims.Key, user, mark id.ID) error
 	Release(ctx context.Context, key claims.Key, user id.ID) error
 	Lookup(ctx context.Context, key claims.Key, how claims.Consistency) (claims.Claim, bool, error)
 	List(ctx context.Context, after claims.Key, limit int) ([]claims.Held, error)

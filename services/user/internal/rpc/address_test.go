@@ -86,7 +86,7 @@ func (f *fixture) testSweepPending(t *testing.T) {
 		return email, u
 	}
 	confirmed := func(k claims.Key, u id.ID) error {
-		if err := f.claims.Claims.Confirm(t.Context(), k, u); err != nil {
+		if err := f.claims.Claims.Confirm(t.Context(), k, u, id.ID{}); err != nil {
 			t.Fatal(err)
 		}
 		return crash(k, u)
@@ -99,8 +99,8 @@ func (f *fixture) testSweepPending(t *testing.T) {
 		thief := id.Keyed([]byte("thief"), newEmail())
 		for _, err := range []error{
 			f.claims.Release(t.Context(), k, u),
-			func() error { _, err := f.claims.Reserve(t.Context(), k, thief); return err }(),
-			f.claims.Claims.Confirm(t.Context(), k, thief),
+			func() error { _, err := f.claims.Reserve(t.Context(), k, thief, id.ID{}); return err }(),
+			f.claims.Claims.Confirm(t.Context(), k, thief, id.ID{}),
 		} {
 			if err != nil {
 				t.Fatal(err)
@@ -152,7 +152,7 @@ func (f *fixture) testSweepClaims(t *testing.T) {
 	f.ok(t, http.MethodPatch, "/v1/users/"+moved.field("id"), fmt.Sprintf(`{"email":%q}`, later))
 	half := newEmail() // confirmed, and named by its user's record as the pending address only
 	f.claims.once(func(k claims.Key, u id.ID) error {
-		if err := f.claims.Claims.Confirm(t.Context(), k, u); err != nil {
+		if err := f.claims.Claims.Confirm(t.Context(), k, u, id.ID{}); err != nil {
 			t.Fatal(err)
 		}
 		return fault.New(fault.NoQuorum, "no quorum")

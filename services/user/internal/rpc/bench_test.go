@@ -48,10 +48,10 @@ type granted struct{}
 
 func (granted) EmailKey(canonical string) claims.Key { return claims.Key(canonical) }
 
-func (granted) Reserve(_ context.Context, _ claims.Key, u id.ID) (claims.Claim, error) {
+func (granted) Reserve(_ context.Context, _ claims.Key, u, _ id.ID) (claims.Claim, error) {
 	return claims.Claim{User: u}, nil
 }
-func (granted) Confirm(context.Context, claims.Key, id.ID) error             { return nil }
+func (granted) Confirm(context.Context, claims.Key, id.ID, id.ID) error      { return nil }
 func (granted) Release(context.Context, claims.Key, id.ID) error             { return nil }
 func (granted) List(context.Context, claims.Key, int) ([]claims.Held, error) { return nil, nil }
 func (granted) ReleaseAt(context.Context, claims.Key, int64) (bool, error)   { return false, nil }

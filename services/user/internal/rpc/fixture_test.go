@@ -46,6 +46,7 @@ type fixture struct {
 	cache  *cache.Cache
 	sealer *causal.Sealer
 	claims *flaky
+	global *global.Store
 	remote *remoteSwitch
 	clock  *movable
 	base   string // of REST
@@ -73,31 +74,68 @@ func (m *movable) forward(d time.Duration) {
 	m.ahead += d
 }
 
+// step is a place between the steps of a claim.
+type step int
+
+const (
+	reserved   step = iota // the address is reserved, and the caller does not know it yet
+	confirming             // before the claim is confirmed
+	confirmed              // it is, and the caller does not know it yet
+)
+
+func steps() []step { return []step{reserved, confirming, confirmed} }
+
+func (s step) String() string {
+	return [...]string{"after the reservation", "before the confirmation", "after the confirmation"}[s]
+}
+
 // flaky are real claims between whose steps a test may act.
 type flaky struct {
 	*claims.Claims
-	mu            sync.Mutex
-	beforeConfirm func(key claims.Key, u id.ID) error // runs once
+	mu   sync.Mutex
+	acts map[step]func(key claims.Key, u id.ID) error // each runs once
 }
 
-func (f *flaky) Confirm(ctx context.Context, key claims.Key, u id.ID) error {
-	f.mu.Lock()
-	act := f.beforeConfirm
-	f.beforeConfirm = nil
-	f.mu.Unlock()
-	if act != nil {
-		if err := act(key, u); err != nil {
-			return err
-		}
+func (f *flaky) Reserve(ctx context.Context, key claims.Key, u, mark id.ID) (claims.Claim, error) {
+	claim, err := f.Claims.Reserve(ctx, key, u, mark)
+	if err == nil {
+		err = f.act(reserved, key, u)
 	}
-	return f.Claims.Confirm(ctx, key, u)
+	return claim, err
 }
 
-func (f *flaky) once(act func(key claims.Key, u id.ID) error) {
+func (f *flaky) Confirm(ctx context.Context, key claims.Key, u, mark id.ID) error {
+	if err := f.act(confirming, key, u); err != nil {
+		return err
+	}
+	if err := f.Claims.Confirm(ctx, key, u, mark); err != nil {
+		return err
+	}
+	return f.act(confirmed, key, u)
+}
+
+func (f *flaky) act(at step, key claims.Key, u id.ID) error {
+	f.mu.Lock()
+	act := f.acts[at]
+	delete(f.acts, at)
+	f.mu.Unlock()
+	if act == nil {
+		return nil
+	}
+	return act(key, u)
+}
+
+// at lets act run the next time that a claim comes to the step; an error stops what is under way there.
+func (f *flaky) at(s step, act func(key claims.Key, u id.ID) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.beforeConfirm = act
+	if f.acts == nil {
+		f.acts = map[step]func(claims.Key, id.ID) error{}
+	}
+	f.acts[s] = act
 }
+
+func (f *flaky) once(act func(key claims.Key, u id.ID) error) { f.at(confirming, act) }
 
 // remoteSwitch is another region, reachable or not.
 type remoteSwitch struct {
@@ -144,8 +182,14 @@ func must[T any](v T, err error) func(*testing.T) T {
 // start runs the service of region 1 against an etcd cluster.
 func start(t *testing.T, etcd *etcdtest.Cluster) *fixture {
 	t.Helper()
+	return startRegion(t, 1, "us-east", etcd.Endpoints())
+}
+
+// startRegion runs the service of a region; its own member of the etcd cluster comes first.
+func startRegion(t *testing.T, number uint16, name string, etcd []string) *fixture {
+	t.Helper()
 	ctx, log := t.Context(), slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	f := &fixture{region: enginestest.NewRegion(t, 1), remote: &remoteSwitch{}, clock: &movable{}}
+	f := &fixture{region: enginestest.NewRegion(t, number), remote: &remoteSwitch{}, clock: &movable{}}
 	registry := must(user.NewRegistry())(t)
 	router := must(shard.Open(ctx, f.region.Shards, log))(t)
 	t.Cleanup(func() { _ = router.Close(context.WithoutCancel(ctx)) })
@@ -157,11 +201,11 @@ func start(t *testing.T, etcd *etcdtest.Cluster) *fixture {
 	t.Cleanup(func() { _ = redis.Close() })
 	f.cache = cache.New(cache.Config{Service: user.ServiceName, Replica: f.store.Replica(), Client: redis, Log: log})
 	t.Cleanup(f.cache.Close)
-	g := must(global.Open(etcd.Endpoints()))(t)
-	t.Cleanup(func() { _ = g.Close() })
-	f.claims = &flaky{Claims: must(claims.New(g, testKey("c")))(t)}
+	f.global = must(global.Open(etcd))(t)
+	t.Cleanup(func() { _ = f.global.Close() })
+	f.claims = &flaky{Claims: must(claims.New(f.global, testKey("c")))(t)}
 	f.users = user.New(user.Config{
-		Region: "us-east", Store: f.store, Cache: f.cache, Claims: f.claims, Registry: registry, Remote: f.remote,
+		Region: name, Store: f.store, Cache: f.cache, Claims: f.claims, Registry: registry, Remote: f.remote,
 		Idempotency: testKey("i"), Clock: f.clock, Random: rand.Reader, Closed: func(r causal.Replica) bool { return r == closed },
 	})
 	f.sealer = must(causal.NewSealer(testKey("t")))(t)

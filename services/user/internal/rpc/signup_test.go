@@ -120,7 +120,7 @@ func (f *fixture) testAddressLost(t *testing.T) {
 	f.claims.once(func(key claims.Key, u id.ID) error {
 		loser = u
 		err := f.claims.Release(t.Context(), key, u)
-		_, reserve := f.claims.Reserve(t.Context(), key, other)
+		_, reserve := f.claims.Reserve(t.Context(), key, other, id.ID{})
 		return errors.Join(err, reserve)
 	})
 	f.refused(t, "already_exists", http.MethodPost, "/v1/users", fmt.Sprintf(`{"email":%q}`, newEmail()))
