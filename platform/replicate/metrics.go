@@ -15,7 +15,7 @@ type metrics struct {
 	service attribute.KeyValue
 
 	applied, duplicates, missing, conflicts, deadLetters, retries, reconnects metric.Int64Counter
-	jumps, reconciled, fetched, diverged, caughtUp, closed                    metric.Int64Counter
+	jumps, reconciled, fetched, diverged, caughtUp, closed, forgotten         metric.Int64Counter
 
 	total        atomic.Uint64 // events applied by this process, for LagResponse
 	parked       atomic.Int64  // as last counted by this process
@@ -43,6 +43,7 @@ func newMetrics(cfg Config, lag *lagTracker) (*metrics, error) {
 	m.fetched = counter("users.fetched", "Users whose whole State was fetched from another region.")
 	m.diverged = counter("users.diverged", "Users found with equal vectors and different states: each is a bug.")
 	m.caughtUp = counter("incarnations", "New incarnations of this region that have caught up with the others.")
+	m.forgotten = counter("users.forgotten", "Users of whom another region has writes of this region's own that are not here: a disk went back in time.")
 	m.closed = counter("incarnations.closed", "Ended incarnations that this process found closed: what no region has of them is lost.")
 	gauge := func(name, unit, description string) metric.Int64ObservableGauge {
 		g, err := cfg.Meter.Int64ObservableGauge("antipode.replicate."+name, metric.WithUnit(unit), metric.WithDescription(description))

@@ -128,6 +128,9 @@ func (r *Replicator) compareSlot(ctx context.Context, p *peer, slot uint16, out 
 			after = user
 			o := ours[user]
 			have, theirs := causal.VectorOf(o.GetVector()), causal.VectorOf(u.GetVector())
+			if me := r.store.Replica(); theirs[me] > have[me] {
+				r.forgot(ctx, p, user, have[me], theirs[me])
+			}
 			switch {
 			case !have.Dominates(theirs):
 				lacking = append(lacking, user)
@@ -155,6 +158,13 @@ func (r *Replicator) diverged(ctx context.Context, p *peer, user id.ID, v causal
 	if len(out.Diverged) < maxDiverged {
 		out.Diverged = append(out.Diverged, user)
 	}
+}
+
+// forgot tells that this region does not know writes of its own that another one has: a disk went back in time and nobody said so. What is missing comes back with
+// the comparison; what this region has written since may bear the same names, so somebody has to look.
+func (r *Replicator) forgot(ctx context.Context, p *peer, user id.ID, have, theirs uint64) {
+	r.metrics.forgotten.Add(ctx, 1, r.metrics.from(p))
+	r.logger.ErrorContext(ctx, "this region has forgotten writes of its own that another region has", "region", p.Region, "user_id", user.String(), "have", have, "region_has", theirs)
 }
 
 // reconcileOnDemand compares whenever the region is suspected to have something that did not come, and repeats until that has succeeded.

@@ -477,3 +477,38 @@ func TestServerRefusesBadRequests(t *testing.T) {
 		})
 	}
 }
+
+// A region whose disk went back in time without anybody saying so notices when it meets what it has told others.
+func TestARegionNoticesThatItHasForgotten(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	w.run(t)
+	a, b := w.regions[0], w.regions[1]
+	user, other := newUser(t), newUser(t)
+	a.mustSet(t, user, "title", "told")
+	b.mustSet(t, other, "title", "of b")
+	eventually(t, "the regions are the same", func() bool { return w.same(t) })
+	reconcile := func() {
+		t.Helper()
+		if _, err := a.server.Reconcile(t.Context(), &replicationv1.ReconcileRequest{Region: b.name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget := func(user id.ID) {
+		t.Helper()
+		for _, table := range []string{"records", "causality"} {
+			if _, err := a.dbs[0].Pool.Exec(t.Context(), "delete from "+table+" where user_id = $1", [16]byte(user)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	forget(other)
+	reconcile()
+	if n := a.counted(t, "antipode.replicate.users.forgotten"); n != 0 || a.title(t, other) != "of b" {
+		t.Errorf("what another region wrote: %d forgotten, title %q", n, a.title(t, other))
+	}
+	forget(user)
+	reconcile()
+	if n := a.counted(t, "antipode.replicate.users.forgotten"); n != 1 || a.title(t, user) != "told" {
+		t.Errorf("what it wrote itself: %d forgotten, title %q", n, a.title(t, user))
+	}
+}
