@@ -185,11 +185,22 @@ func oneOwner(t *testing.T, all []*rivals) {
 			}
 			have[u.GetEmail()]++
 		}
-		for email, owner := range owners {
-			if got, err := ownerOf(t.Context(), at, email); err != nil || got != owner || have[email] != 1 {
-				t.Errorf("%s shows %q as the owner of %s (%v), want %q; it lists %d users with that address", at.Topology.Name, got, email, err, owner, have[email])
-			}
+		var looks sync.WaitGroup
+		next := make(chan string)
+		for range rivalPairs {
+			looks.Go(func() {
+				for email := range next {
+					if got, err := ownerOf(t.Context(), at, email); err != nil || got != owners[email] || have[email] != 1 {
+						t.Errorf("%s shows %q as the owner of %s (%v), want %q; it lists %d users with that address", at.Topology.Name, got, email, err, owners[email], have[email])
+					}
+				}
+			})
 		}
+		for email := range owners {
+			next <- email
+		}
+		close(next)
+		looks.Wait()
 	}
 }
 
