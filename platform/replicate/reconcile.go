@@ -11,6 +11,7 @@ import (
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/state"
+	"antipode.example/platform/store"
 )
 
 const (
@@ -46,6 +47,11 @@ func (r *Replicator) reconcile(ctx context.Context, p *peer) (Reconciled, error)
 	p.reconciling.Lock()
 	defer p.reconciling.Unlock()
 	var out Reconciled
+	// Those of whom is known before the comparison that only it can settle them.
+	unreadable, err := r.unreadable(ctx, p)
+	if err != nil {
+		return out, fmt.Errorf("look for dead letters of region %s: %w", p.Region, err)
+	}
 	for first := 0; first < id.Slots; first += digestSlots {
 		differing, err := r.compareDigests(ctx, p, first)
 		if err != nil {
@@ -60,6 +66,10 @@ func (r *Replicator) reconcile(ctx context.Context, p *peer) (Reconciled, error)
 		}
 	}
 	r.metrics.reconciled.Add(ctx, 1, r.metrics.from(p))
+	p.noteComparison(len(out.Diverged))
+	if err := r.settle(ctx, unreadable, store.Compared, "compared with its region"); err != nil {
+		return out, fmt.Errorf("after a comparison with region %s: %w", p.Region, err)
+	}
 	return out, nil
 }
 

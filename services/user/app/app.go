@@ -15,6 +15,7 @@ import (
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/cache"
+	"antipode.example/platform/capture"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/claims"
 	"antipode.example/platform/fault"
@@ -54,11 +55,13 @@ type App struct {
 	replicator *replicate.Replicator
 	global     *global.Store
 	users      *user.Service
+	clockGuard *clockGuard
+	captures   map[string]*capture.Capture // by shard
 }
 
 // New makes an App that has connected to nothing yet. It fails when keys are missing.
 func New(cfg Config, log *slog.Logger) (*App, error) {
-	a := &App{cfg: cfg, log: log.With(slog.String("region", cfg.Region), slog.String("instance", cfg.Instance)), clock: hlc.System{}}
+	a := &App{cfg: cfg, log: log.With(slog.String("region", cfg.Region), slog.String("instance", cfg.Instance)), clock: hlc.System{}, captures: map[string]*capture.Capture{}}
 	if cfg.ClockOffsetFile != "" {
 		a.clock = newOffsetClock(a.clock, cfg.ClockOffsetFile, a.log)
 	}
@@ -195,7 +198,10 @@ func (a *App) openPeers(context.Context) (err error) {
 	for _, p := range a.cfg.Peers {
 		c.Peers = append(c.Peers, replicate.Peer{Region: p.Region, Number: p.RegionNumber, Brokers: p.Kafka, Sync: p.Sync})
 	}
-	a.replicator, err = replicate.New(c)
+	if a.replicator, err = replicate.New(c); err != nil {
+		return err
+	}
+	a.clockGuard, err = newClockGuard(a.log, c.Meter, a.replicator.Peers)
 	return err
 }
 
@@ -239,7 +245,7 @@ func (a *App) openUsers(context.Context) (err error) {
 	c := user.Config{
 		Region: a.cfg.Region, Store: a.store, Cache: a.cache, Claims: addresses, Registry: a.registry, Idempotency: a.keys.idempotency,
 		Clock: a.clock, Random: rand.Reader,
-		MayWrite: func() error { return checkClock(a.replicator.Peers()) },
+		MayWrite: a.clockGuard.mayWrite,
 	}
 	if len(a.cfg.Peers) > 0 {
 		c.Remote = a.replicator

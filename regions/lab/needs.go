@@ -1,0 +1,90 @@
+package lab
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+)
+
+// Need is something that a person should look at.
+type Need struct {
+	// Kind is dead_letters, parked, diverged, no_standby, catching_up, clock or silent_region.
+	Kind string `json:"kind"`
+	Text string `json:"text"`
+	// Do is what to do about it.
+	Do string `json:"do"`
+}
+
+// needsPerson is what one region's instances say together. What they read from the shards is the same for all; of the rest each knows a part.
+func needsPerson(answers []*replicationv1.LagResponse) []Need {
+	var letters, parked uint64
+	var catchingUp bool
+	var refusal string
+	bare := map[string]bool{}
+	peers := map[string][]*replicationv1.PeerState{}
+	for _, a := range answers {
+		letters, parked = max(letters, a.GetDeadLetters()), max(parked, a.GetParkedLong())
+		catchingUp = catchingUp || a.GetCatchingUp()
+		if a.GetClockRefusal() != "" {
+			refusal = a.GetClockRefusal()
+		}
+		for _, s := range a.GetShardsWithoutStandby() {
+			bare[s] = true
+		}
+		for _, p := range a.GetPeers() {
+			peers[p.GetRegion()] = append(peers[p.GetRegion()], p)
+		}
+	}
+	var needs []Need
+	add := func(kind, do, format string, args ...any) {
+		needs = append(needs, Need{Kind: kind, Do: do, Text: fmt.Sprintf(format, args...)})
+	}
+	if catchingUp {
+		add("catching_up", "wait; it needs one other region that answers", "has forgotten something, and serves nobody until it has fetched what the others have")
+	}
+	if letters > 0 {
+		add("dead_letters", "regionctl dlq list", "%d dead letters are open", letters)
+	}
+	if parked > 0 {
+		add("parked", "regionctl sync, once the region that has it answers", "%d events have waited for longer than a minute for something that they build on", parked)
+	}
+	if len(bare) > 0 {
+		add("no_standby", "bring the standby back", "no synchronous standby: writes of shards %s are on one disk only", strings.Join(slices.Sorted(maps.Keys(bare)), ", "))
+	}
+	if refusal != "" {
+		add("clock", "set the clock right", "writes are refused: %s", refusal)
+	}
+	for _, region := range slices.Sorted(maps.Keys(peers)) {
+		states := peers[region]
+		if silent, all := heardAgo(states); all {
+			add("silent_region", "look at the region and at the links to it", "%s has been silent for %d s", region, silent/1000)
+		}
+		if n := divergence(states); n > 0 {
+			add("diverged", "regionctl sync names them; keep the logs: this is a bug", "%d users have seen the same writes as in %s, and differ", n, region)
+		}
+	}
+	return needs
+}
+
+// heardAgo is the least time for which an instance has not heard of a region, and whether all find that too long.
+func heardAgo(states []*replicationv1.PeerState) (ms int64, all bool) {
+	ms, all = states[0].GetSilentMs(), true
+	for _, p := range states {
+		ms, all = min(ms, p.GetSilentMs()), all && p.GetSilent()
+	}
+	return ms, all
+}
+
+// divergence is what the last comparison found, whichever instance made it.
+func divergence(states []*replicationv1.PeerState) uint64 {
+	var last *replicationv1.PeerState
+	for _, p := range states {
+		if p.GetComparedMs() >= 0 && (last == nil || p.GetComparedMs() < last.GetComparedMs()) {
+			last = p
+		}
+	}
+	return last.GetDiverged()
+}
