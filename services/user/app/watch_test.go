@@ -33,12 +33,14 @@ func documentedMetrics(t *testing.T) []string {
 }
 
 // checkMetrics looks for every metric of the operator's page in what an instance shows. Nothing has to have happened for that.
-func checkMetrics(t *testing.T, shown string) {
+func checkMetrics(t *testing.T, shown func() string) {
 	t.Helper()
 	for _, name := range documentedMetrics(t) {
-		if !strings.Contains(shown, "\n"+name+"{") && !strings.Contains(shown, "\n"+name+" ") {
-			t.Errorf("docs/operating.md names %s, which /metrics does not show", name)
-		}
+		// Some need the first heartbeat of the other region.
+		eventually(t, "docs/operating.md names "+name+", and /metrics shows it", func() bool {
+			text := shown()
+			return strings.Contains(text, "\n"+name+"{") || strings.Contains(text, "\n"+name+" ")
+		})
 	}
 }
 
