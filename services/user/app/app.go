@@ -189,7 +189,7 @@ func (a *App) openLeases(context.Context) (err error) {
 }
 
 // openPeers makes what asks other regions. Only the role replicate runs it; the others ask.
-func (a *App) openPeers(context.Context) (err error) {
+func (a *App) openPeers(ctx context.Context) (err error) {
 	c := replicate.Config{
 		Service: a.cfg.Service, Region: a.cfg.Region, Topic: a.cfg.topic(), Partitions: a.cfg.Kafka.Partitions, Store: a.store,
 		DeadLetters: a.events.Producer(a.cfg.topic() + deadLetters), Leases: a.leases, OnApplied: a.refresh, Clock: a.clock, Logger: a.log,
@@ -201,7 +201,7 @@ func (a *App) openPeers(context.Context) (err error) {
 	if a.replicator, err = replicate.New(c); err != nil {
 		return err
 	}
-	a.clockGuard, err = newClockGuard(a.log, c.Meter, a.replicator.Peers)
+	a.clockGuard, err = newClockGuard(ctx, a.log, c.Meter, a.replicator.Peers)
 	return err
 }
 

@@ -23,14 +23,14 @@ type clockGuard struct {
 	off     atomic.Bool
 }
 
-func newClockGuard(log *slog.Logger, meter metric.Meter, peers func() []replicate.PeerStatus) (*clockGuard, error) {
+func newClockGuard(ctx context.Context, log *slog.Logger, meter metric.Meter, peers func() []replicate.PeerStatus) (*clockGuard, error) {
 	g := &clockGuard{log: log, peers: peers}
 	var err error
 	g.refused, err = meter.Int64Counter("antipode.clock.refusals", metric.WithDescription("Writes that were refused because of this process's clock."))
 	if err != nil {
 		return nil, fmt.Errorf("make the metric of refused writes: %w", err)
 	}
-	g.refused.Add(context.Background(), 0)
+	g.refused.Add(ctx, 0)
 	return g, observe(meter, "antipode.clock.off", "1 while this process's clock is too far off those of the other regions for writes.", func() int64 {
 		if g.look() != nil {
 			return 1

@@ -46,7 +46,7 @@ func checkMetrics(t *testing.T, shown func() string) {
 
 func TestClockGuard(t *testing.T) {
 	ahead := time.Minute
-	g, err := newClockGuard(slog.New(slog.DiscardHandler), noop.Meter{}, func() []replicate.PeerStatus {
+	g, err := newClockGuard(t.Context(), slog.New(slog.DiscardHandler), noop.Meter{}, func() []replicate.PeerStatus {
 		clock := replicate.ClockOffset{Offset: ahead, At: time.Now()}
 		return []replicate.PeerStatus{{Region: "a", Clock: clock}, {Region: "b", Clock: clock}}
 	})
