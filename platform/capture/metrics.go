@@ -35,6 +35,10 @@ func newMetrics(cfg Config, status func() Status) (*metrics, error) {
 	m.publishErrors = counter("antipode.capture.publish.errors", "Attempts to publish whose outcome is unknown; they are repeated.")
 	m.reconnects = counter("antipode.capture.reconnects", "Times that the connection to the database was lost.")
 	m.slotsLost = counter("antipode.capture.slots.created", "Replication slots that were missing or given up by PostgreSQL, and made anew.")
+	// Shown from the start: what appears only with its first event can't be watched for it.
+	for _, c := range []metric.Int64Counter{m.events, m.heartbeats, m.publishErrors, m.reconnects, m.slotsLost} {
+		c.Add(context.Background(), 0, m.attributes)
+	}
 	leader := gauge("antipode.capture.leader", "1 while this process leads.")
 	standby := gauge("antipode.capture.bound.standby", "1 while a synchronous standby bounds what is published, 0 while only the primary does.")
 	confirmed := gauge("antipode.capture.confirmed", "Position in PostgreSQL's log, in bytes, up to which everything is published.")

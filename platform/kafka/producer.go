@@ -57,7 +57,7 @@ func (c *Cluster) Producer(topic string) *Producer {
 // Publish appends the messages and returns nil once the broker has acknowledged all of them. After an error any of them may be in the log, now or
 // later, and the caller publishes the same messages again before it publishes others. Then every message is in the log at least once, and the first
 // appearances of one key's messages are in order: a partition's messages go out one request after the other, and none after one that failed.
-// ErrTooLarge is found before anything is sent. Each request has 10 s, or until ctx ends.
+// ErrTooLarge is mostly found before anything is sent. Each request has 10 s, or until ctx ends.
 func (p *Producer) Publish(ctx context.Context, messages []Message) error {
 	if len(messages) == 0 {
 		return nil
@@ -138,6 +138,9 @@ func (p *Producer) appendSome(ctx context.Context, partition int, messages []Mes
 	})
 	if err != nil {
 		return err
+	}
+	if errors.Is(res.Error, kafkago.MessageSizeTooLarge) { // our count of bytes is not quite the broker's
+		return fmt.Errorf("%w: %w", ErrTooLarge, res.Error)
 	}
 	if res.Error != nil {
 		return res.Error

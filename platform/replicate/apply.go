@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
-	"antipode.example/platform/kafka"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
 )
@@ -32,7 +30,7 @@ func (f *follower) apply(ctx context.Context, g group) (news int, err error) {
 			return news, nil
 		}
 		if bad, why := poison(items, err); bad >= 0 {
-			if err := f.deadLetter(ctx, items[bad].message, why); err != nil {
+			if err := f.deadLetter(ctx, items[bad].message, items[bad].event, why); err != nil {
 				return news, err
 			}
 			f.want(items[bad].event) // its region may give the whole State, which holds what the event should have brought
@@ -86,6 +84,8 @@ func (f *follower) applyOnce(ctx context.Context, items []item, next int64) (sto
 		f.refresh(ctx, events)
 	}
 	for _, ev := range done.Missing {
+		f.logger.DebugContext(ctx, "event waits for something that it builds on", "user_id", idText(ev.GetUserId()), "write", writeText(causal.DotOf(ev.GetDot())),
+			"region", f.peer.Region, "partition", f.partition)
 		f.want(ev)
 	}
 	return done, err
@@ -118,6 +118,11 @@ func (r *Replicator) want(ev *replicationv1.Event) {
 	}
 }
 
+func idText(b []byte) string {
+	user, _ := id.FromBytes(b) // zero when it is none
+	return userText(user)
+}
+
 // poison finds the item that can never be applied; -1 when the error says nothing of the kind.
 func poison(items []item, err error) (int, error) {
 	var bad *store.EventError
@@ -135,37 +140,12 @@ func isKind(err error, kind fault.Kind) bool {
 	return errors.As(err, &f) && f.Kind == kind
 }
 
-// Headers of a dead letter.
-const (
-	HeaderRegion    = "origin-region"
-	HeaderTopic     = "origin-topic"
-	HeaderPartition = "origin-partition"
-	HeaderOffset    = "origin-offset"
-	HeaderError     = "error"
-)
+// maxMessage is the greatest message that a correct replica sends: the greatest event in its envelope.
+const maxMessage = state.MaxEventBytes + 16
 
-// deadLetter keeps a message in this region's own topic of dead letters, and returns when it is there, or ctx ends. Until then its partition waits:
-// nothing is dropped. A letter may be there twice.
-func (f *follower) deadLetter(ctx context.Context, m kafka.Message, why error) error {
-	letter := kafka.Message{Key: m.Key, Value: m.Value, Headers: append(slices.Clone(m.Headers),
-		kafka.Header{Key: HeaderRegion, Value: []byte(f.peer.Region)},
-		kafka.Header{Key: HeaderTopic, Value: []byte(f.peer.Topic)},
-		kafka.Header{Key: HeaderPartition, Value: []byte(strconv.Itoa(f.partition))},
-		kafka.Header{Key: HeaderOffset, Value: []byte(strconv.FormatInt(m.Offset, 10))},
-		kafka.Header{Key: HeaderError, Value: []byte(why.Error())},
-	)}
-	const shortest, longest = 100 * time.Millisecond, 5 * time.Second
-	for wait := shortest; ; wait = min(2*wait, longest) {
-		err := f.config.DeadLetters.Publish(ctx, []kafka.Message{letter})
-		if err == nil {
-			f.metrics.deadLetters.Add(ctx, 1, f.metrics.from(f.peer))
-			f.logger.ErrorContext(ctx, "event is a dead letter", "region", f.peer.Region, "partition", f.partition, "offset", m.Offset, "error", why)
-			return nil
-		}
-		f.logger.ErrorContext(ctx, "dead letter cannot be kept, so its partition waits", "region", f.peer.Region,
-			"partition", f.partition, "offset", m.Offset, "error", err)
-		if !pause(ctx, wait) {
-			return fmt.Errorf("keep a dead letter: %w", ctx.Err())
-		}
+func checkSize(bytes int) error {
+	if bytes > maxMessage {
+		return fmt.Errorf("the message has %d bytes: no replica sends more than %d", bytes, maxMessage)
 	}
+	return nil
 }

@@ -2,18 +2,22 @@ package replicate
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/causal"
+	"antipode.example/platform/id"
 	"antipode.example/platform/kafka"
 	"antipode.example/platform/replicas"
+	"antipode.example/platform/store"
 )
 
 // errLost is why an event of a closed incarnation is a dead letter.
@@ -30,7 +34,8 @@ var errLost = errors.New("lost: it builds on writes of an ended incarnation that
 // That is safe because what a region says, it says after it has stopped: from then on it gets more of the incarnation only as a State of a region that has more. If all
 // say the same, none has, and none will. The entries it names are few bytes: their sum.
 func (r *Replicator) closeEnded(ctx context.Context) {
-	c := &closer{Replicator: r, told: map[causal.Replica]string{}, closed: map[causal.Replica]bool{}}
+	defer r.metrics.ended.Store(&[]ended{}) // another process tells from now on
+	c := &closer{Replicator: r, open: map[causal.Replica]ended{}, closed: map[causal.Replica]bool{}}
 	for pause(ctx, r.config.CloseEvery) {
 		if err := c.pass(ctx); err != nil && ctx.Err() == nil {
 			r.logger.WarnContext(ctx, "ended incarnations cannot be looked at", slog.Any("error", err))
@@ -38,11 +43,18 @@ func (r *Replicator) closeEnded(ctx context.Context) {
 	}
 }
 
+// ended is an incarnation that has ended and is not closed.
+type ended struct {
+	replica causal.Replica
+	since   time.Time // it is known to this process
+	waits   string    // for what
+}
+
 // closer is what one process that holds the lease knows.
 type closer struct {
 	*Replicator
-	told   map[causal.Replica]string // what an incarnation waited for when it was last logged
-	closed map[causal.Replica]bool   // what the shards are known to know
+	open   map[causal.Replica]ended
+	closed map[causal.Replica]bool // what the shards are known to know
 }
 
 // pass takes whatever step can be taken.
@@ -65,19 +77,32 @@ func (c *closer) pass(ctx context.Context) error {
 			return err
 		}
 	}
-	open := w.Open()
-	c.metrics.ended.Store(int64(len(open)))
-	for _, x := range open {
+	open := []ended{}
+	for _, x := range w.Open() {
 		waits, err := c.step(ctx, w, x)
 		if err != nil {
 			waits = err.Error()
 		}
-		if waits != c.told[x] && ctx.Err() == nil {
-			c.logger.InfoContext(ctx, "incarnation that has ended is not closed yet", slog.String("replica", x.String()), slog.String("waits_for", waits))
-			c.told[x] = waits
+		if waits != "" && ctx.Err() == nil {
+			open = append(open, c.note(ctx, x, waits))
 		}
 	}
+	c.metrics.ended.Store(&open)
 	return nil
+}
+
+// note keeps what an incarnation waits for, and tells when that changes.
+func (c *closer) note(ctx context.Context, x causal.Replica, waits string) ended {
+	e, known := c.open[x]
+	if !known {
+		e = ended{replica: x, since: time.Now()}
+	}
+	if e.waits != waits {
+		e.waits = waits
+		c.logger.InfoContext(ctx, "incarnation that has ended is not closed yet", slog.String("replica", x.String()), slog.String("waits_for", waits))
+	}
+	c.open[x] = e
+	return e
 }
 
 // begin tells where in this region's log its present incarnation begins.
@@ -227,26 +252,27 @@ func (c *closer) bury(ctx context.Context, x causal.Replica) error {
 
 // lose makes dead letters of parked events.
 func (c *closer) lose(ctx context.Context, events []*replicationv1.Event) error {
-	letters := make([]kafka.Message, len(events))
-	for i, ev := range events {
+	for _, ev := range events {
 		body, err := proto.Marshal(&replicationv1.Envelope{Payload: &replicationv1.Envelope_Event{Event: ev}})
 		if err != nil {
 			return fmt.Errorf("encode a lost event: %w", err)
 		}
-		region := ""
-		if p := c.peerOf(causal.DotOf(ev.GetDot()).Replica.Region()); p != nil {
-			region = p.Region
+		user, dot := id.ID(ev.GetUserId()), causal.DotOf(ev.GetDot())
+		sum := sha256.Sum256(fmt.Appendf(nil, "lost/%s/%s", user, writeText(dot)))
+		l := store.Letter{
+			Name: hex.EncodeToString(sum[:nameBytes]), User: user, Topic: c.config.Topic, Offset: -1, Write: dot, Error: errLost.Error(), Body: body,
 		}
-		letters[i] = kafka.Message{Key: ev.GetUserId(), Value: body, Headers: []kafka.Header{
-			{Key: HeaderRegion, Value: []byte(region)}, {Key: HeaderError, Value: []byte(errLost.Error())},
-		}}
-	}
-	if err := c.config.DeadLetters.Publish(ctx, letters); err != nil {
-		return fmt.Errorf("keep lost events among the dead letters: %w", err)
-	}
-	for _, ev := range events {
-		c.logger.ErrorContext(ctx, "write is lost: it builds on writes of an ended incarnation that no region has", slog.String("user_id", fmt.Sprintf("%x", ev.GetUserId())),
-			slog.String("replica", causal.DotOf(ev.GetDot()).Replica.String()), slog.Uint64("n", ev.GetDot().GetN()))
+		if p := c.peerOf(dot.Replica.Region()); p != nil {
+			l.Region, l.Topic = p.Region, p.Topic
+		}
+		added, err := c.keep(ctx, kafka.Message{Key: user[:], Value: body}, l)
+		if err != nil {
+			return fmt.Errorf("keep a lost event among the dead letters: %w", err)
+		}
+		if added {
+			c.logger.ErrorContext(ctx, "write is lost: it builds on writes of an ended incarnation that no region has",
+				slog.String("letter", l.Name), slog.String("user_id", user.String()), slog.String("write", writeText(dot)))
+		}
 	}
 	return c.store.Unpark(ctx, events)
 }

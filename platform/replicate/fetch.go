@@ -150,7 +150,16 @@ func (r *Replicator) fetch(ctx context.Context, p *peer, users []id.ID) (int, er
 	if err != nil {
 		return 0, err
 	}
-	return r.merge(ctx, p, answer.GetStates())
+	n, err := r.merge(ctx, p, answer.GetStates())
+	if n > 0 {
+		const named = 10
+		names := make([]string, 0, named)
+		for _, user := range users[:min(len(users), named)] {
+			names = append(names, user.String())
+		}
+		r.logger.InfoContext(ctx, "users were fetched whole", "region", p.Region, "users", n, "first_user_ids", names)
+	}
+	return n, err
 }
 
 // SameEverywhere reports whether every other region has exactly this vector of a user. A region that doesn't answer is an error. It needs no Run.
@@ -213,6 +222,7 @@ func (r *Replicator) vector(ctx context.Context, user id.ID) (causal.Vector, err
 // retryParked has the users of parked events fetched, again and again, while this process holds the lease for that.
 func (r *Replicator) retryParked(ctx context.Context) {
 	const most, longest = 1000, time.Minute
+	defer r.metrics.parked.Store(0) // another process counts from now on
 	wait := r.config.RetryParked
 	var before int64
 	for pause(ctx, wait) {
@@ -233,9 +243,11 @@ func (r *Replicator) retryParked(ctx context.Context) {
 		for _, ev := range events {
 			r.want(ev)
 		}
-		if n > 0 && n == before {
+		if n > 0 && n == before && len(events) > 0 {
 			wait = min(2*wait, max(longest, r.config.RetryParked))
-			r.logger.WarnContext(ctx, "events wait for something that no region has given", "parked", n)
+			oldest := events[0] // n > 0
+			r.logger.WarnContext(ctx, "events wait for something that no region has given", "parked", n,
+				"oldest_user_id", idText(oldest.GetUserId()), "oldest_write", writeText(causal.DotOf(oldest.GetDot())))
 		} else {
 			wait = r.config.RetryParked
 		}

@@ -37,6 +37,8 @@ type peer struct {
 	preferred int       // the instance that answered last
 	heard     time.Time // last heartbeat or answer
 	clock     ClockOffset
+	compared  time.Time // when the last comparison by this process was completed
+	diverged  int       // users that it found to have diverged
 }
 
 // ClockOffset is how far another region's clock is from ours.
@@ -88,6 +90,12 @@ func (p *peer) hear() {
 	p.heard = time.Now()
 }
 
+func (p *peer) noteComparison(diverged int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.compared, p.diverged = time.Now(), diverged
+}
+
 func (p *peer) silentFor() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -127,6 +135,10 @@ type PeerStatus struct {
 	SilentFor time.Duration
 	Silent    bool
 	Clock     ClockOffset
+	// Compared is when this process completed its last comparison with the region, zero when it never did, and Diverged how many users that found to have diverged, at
+	// most 100.
+	Compared time.Time
+	Diverged int
 }
 
 // Peers is what this process knows of the other regions, in the order of the configuration.
@@ -135,7 +147,7 @@ func (r *Replicator) Peers() []PeerStatus {
 	for i, p := range r.peers {
 		since := p.silentFor()
 		p.mu.Lock()
-		all[i] = PeerStatus{Region: p.Region, SilentFor: since, Silent: since > r.config.SilentAfter, Clock: p.clock}
+		all[i] = PeerStatus{Region: p.Region, SilentFor: since, Silent: since > r.config.SilentAfter, Clock: p.clock, Compared: p.compared, Diverged: p.diverged}
 		p.mu.Unlock()
 	}
 	return all

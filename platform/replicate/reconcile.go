@@ -11,6 +11,7 @@ import (
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/state"
+	"antipode.example/platform/store"
 )
 
 const (
@@ -46,6 +47,11 @@ func (r *Replicator) reconcile(ctx context.Context, p *peer) (Reconciled, error)
 	p.reconciling.Lock()
 	defer p.reconciling.Unlock()
 	var out Reconciled
+	// Those of whom is known before the comparison that only it can settle them.
+	unreadable, err := r.unreadable(ctx, p)
+	if err != nil {
+		return out, fmt.Errorf("look for dead letters of region %s: %w", p.Region, err)
+	}
 	for first := 0; first < id.Slots; first += digestSlots {
 		differing, err := r.compareDigests(ctx, p, first)
 		if err != nil {
@@ -60,6 +66,10 @@ func (r *Replicator) reconcile(ctx context.Context, p *peer) (Reconciled, error)
 		}
 	}
 	r.metrics.reconciled.Add(ctx, 1, r.metrics.from(p))
+	p.noteComparison(len(out.Diverged))
+	if err := r.settle(ctx, unreadable, store.Compared, "compared with its region"); err != nil {
+		return out, fmt.Errorf("after a comparison with region %s: %w", p.Region, err)
+	}
 	return out, nil
 }
 
@@ -163,6 +173,7 @@ func (r *Replicator) diverged(ctx context.Context, p *peer, user id.ID, v causal
 // forgot tells that this region does not know writes of its own that another one has: a disk went back in time and nobody said so. What is missing comes back with
 // the comparison; what this region has written since may bear the same names, so somebody has to look.
 func (r *Replicator) forgot(ctx context.Context, p *peer, user id.ID, have, theirs uint64) {
+	r.metrics.forgot.Add(1)
 	r.metrics.forgotten.Add(ctx, 1, r.metrics.from(p))
 	r.logger.ErrorContext(ctx, "this region has forgotten writes of its own that another region has", "region", p.Region, "user_id", user.String(), "have", have, "region_has", theirs)
 }

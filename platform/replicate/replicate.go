@@ -200,6 +200,12 @@ func (r *Replicator) Run(ctx context.Context) {
 			})
 		})
 	}
+	all.Go(func() {
+		r.config.Leases.Hold(ctx, "letters", func(ctx context.Context, _ *lease.Held) error {
+			r.tendLetters(ctx)
+			return nil
+		})
+	})
 }
 
 // peerOf is the region of a replica; nil when it is not among the peers.

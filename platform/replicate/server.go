@@ -33,7 +33,19 @@ type Server struct {
 	registry   *record.Registry
 	mayRestore func(ctx context.Context, user id.ID, c *recordv1.Conflict) error
 	digests    chan struct{}
+	local      func() Local
 }
+
+// Local is what the process knows beside replication and an operator should hear of; see LagResponse.
+type Local struct {
+	// WithoutStandby are the shards whose log this process publishes, and that name no synchronous standby.
+	WithoutStandby []string
+	// ClockRefusal is why this process refuses writes because of its clock; empty when it doesn't.
+	ClockRefusal string
+}
+
+// Tell has Lag answer what local says, too. It is to be called before the server serves.
+func (s *Server) Tell(local func() Local) { s.local = local }
 
 // NewServer makes the service. MayRestore, if not nil, can refuse to restore a conflict by returning a fault, for values that more than a record depends on. Its
 // messages may be up to MaxMessageBytes.
@@ -133,7 +145,7 @@ func (s *Server) Ping(context.Context, *replicationv1.PingRequest) (*replication
 
 // Lag answers for the partitions that this process reads.
 func (s *Server) Lag(ctx context.Context, _ *replicationv1.LagRequest) (*replicationv1.LagResponse, error) {
-	parked, err := s.store.ParkedCount(ctx)
+	waiting, err := s.store.Backlog(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -142,10 +154,30 @@ func (s *Server) Lag(ctx context.Context, _ *replicationv1.LagRequest) (*replica
 		return nil, err
 	}
 	r := s.replicator
-	return &replicationv1.LagResponse{
+	res := &replicationv1.LagResponse{
 		Replica: uint32(home.Replica), CatchingUp: !home.Synced,
-		Shards: r.lag.shards(), EventsApplied: r.metrics.total.Load(), UptimeMs: time.Since(r.started).Milliseconds(), Parked: uint64(parked), //nolint:gosec // a count
-	}, nil
+		Shards: r.lag.shards(), EventsApplied: r.metrics.total.Load(), UptimeMs: time.Since(r.started).Milliseconds(),
+		Parked: uint64(waiting.Parked), ParkedLong: uint64(waiting.ParkedLong), DeadLetters: uint64(waiting.DeadLetters), //nolint:gosec // counts
+	}
+	for _, p := range r.Peers() {
+		one := &replicationv1.PeerState{
+			Region: p.Region, SilentMs: p.SilentFor.Milliseconds(), Silent: p.Silent, ClockAheadMs: p.Clock.Offset.Milliseconds(), ComparedMs: -1,
+			Diverged: uint64(p.Diverged), //nolint:gosec // a count
+		}
+		if !p.Compared.IsZero() {
+			one.ComparedMs = time.Since(p.Compared).Milliseconds()
+		}
+		res.Peers = append(res.Peers, one)
+	}
+	for _, e := range *r.metrics.ended.Load() {
+		res.Ended = append(res.Ended, &replicationv1.EndedReplica{Replica: uint32(e.replica), OpenMs: time.Since(e.since).Milliseconds(), WaitsFor: e.waits})
+	}
+	res.Forgotten = r.metrics.forgot.Load()
+	if s.local != nil {
+		l := s.local()
+		res.ShardsWithoutStandby, res.ClockRefusal = l.WithoutStandby, l.ClockRefusal
+	}
+	return res, nil
 }
 
 // Reconcile compares this region with another.

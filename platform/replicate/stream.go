@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/platform/causal"
 	"antipode.example/platform/kafka"
 	"antipode.example/platform/store"
 )
@@ -44,6 +45,9 @@ type follower struct {
 	known   bool
 	last    int64
 	lastSum [sha256.Size]byte
+
+	// writer is the replica that wrote the last message that could be read; 0 before the first.
+	writer causal.Replica
 
 	floor  int64     // nothing below it can be read in this log: there is a gap
 	stored time.Time // when a position was last stored
@@ -233,16 +237,23 @@ func (f *follower) take(ctx context.Context, messages []kafka.Message) (n int, e
 		n++
 		g.next = m.Offset + 1
 		var e replicationv1.Envelope
-		err := proto.Unmarshal(m.Value, &e)
+		err := checkSize(len(m.Value))
+		if err == nil {
+			if err = proto.Unmarshal(m.Value, &e); err != nil {
+				err = fmt.Errorf("decode the envelope: %w", err)
+			}
+		}
 		switch {
 		case err != nil:
-			err = f.deadLetter(ctx, m, fmt.Errorf("decode the envelope: %w", err))
+			err = f.deadLetter(ctx, m, nil, err)
 		case e.GetEvent() != nil:
+			f.wrote(e.GetEvent().GetDot().GetReplica())
 			g.items = append(g.items, item{m, e.GetEvent()})
 		case e.GetHeartbeat() != nil:
+			f.wrote(e.GetHeartbeat().GetReplica())
 			g.heartbeats = append(g.heartbeats, e.GetHeartbeat())
 		default:
-			err = f.deadLetter(ctx, m, errors.New("the envelope is empty or of a kind that is not known"))
+			err = f.deadLetter(ctx, m, nil, errors.New("the envelope is empty or of a kind that is not known"))
 		}
 		if err != nil {
 			return 0, err
@@ -263,4 +274,11 @@ func (f *follower) take(ctx context.Context, messages []kafka.Message) (n int, e
 	}
 	f.known, f.last, f.lastSum = true, messages[n-1].Offset, sha256.Sum256(messages[n-1].Value)
 	return n, nil
+}
+
+// wrote notes which replica writes the log.
+func (f *follower) wrote(replica uint32) {
+	if r := causal.Replica(replica); r.Region() == f.peer.Number {
+		f.writer = r
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -176,6 +177,8 @@ func read(u *User, user []byte, slot uint32, vector *recordv1.Vector, maxStamp h
 		switch {
 		case k.Type == "":
 			return nil, fmt.Errorf("record %s without type", recordID)
+		case strings.ContainsRune(k.Type, 0): // no database could store it
+			return nil, fmt.Errorf("record %s has the type %q", recordID, k.Type)
 		case recordID.Slot() != u.ID.Slot():
 			return nil, fmt.Errorf("record %s is in slot %d", k, recordID.Slot())
 		case in.records[k] != nil:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -50,6 +51,9 @@ func (s *Store) Apply(ctx context.Context, events []*replicationv1.Event, pos Po
 			return Applied{}, &EventError{i, fmt.Errorf("%w: %w", state.ErrMalformed, err)}
 		}
 		inputs[i] = input{index: i, user: user, event: ev}
+	}
+	if pos.Log == "" {
+		return s.applyAll(ctx, inputs, nil)
 	}
 	return s.applyAll(ctx, inputs, &pos)
 }
@@ -211,7 +215,7 @@ func eventKeys(user id.ID, ev *replicationv1.Event) []recordKey {
 	keys := make([]recordKey, 0, len(ev.GetRecords()))
 	for _, rec := range ev.GetRecords() {
 		recordID, err := id.FromBytes(rec.GetId())
-		if err != nil {
+		if err != nil || strings.ContainsRune(rec.GetType(), 0) { // the database would refuse the question
 			continue // the rules refuse the event
 		}
 		keys = append(keys, recordKey{user, state.Key{Type: rec.GetType(), ID: recordID}})

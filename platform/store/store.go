@@ -77,6 +77,7 @@ type Interface interface {
 	// Apply applies a batch of events read from one partition, and stores the position with it on every shard: one transaction for each shard. Events that Missing
 	// names are parked durably in the same transaction; later batches and Merge try them again. On an error the shards whose transactions committed keep them, and Applied
 	// tells of those; the batch can be applied again. An event that no correct replica sends is an *EventError.
+	// A position without a log is not stored.
 	Apply(ctx context.Context, events []*replicationv1.Event, pos Position) (Applied, error)
 	// Merge merges States from another region and, for each user, tries what was parked. Errors as for Apply.
 	Merge(ctx context.Context, states []*replicationv1.State) (Applied, error)
@@ -84,6 +85,16 @@ type Interface interface {
 	Parked(ctx context.Context, limit int) ([]*replicationv1.Event, error)
 	// ParkedCount counts them.
 	ParkedCount(ctx context.Context) (int64, error)
+	// Backlog counts them, and the open dead letters.
+	Backlog(ctx context.Context) (Backlog, error)
+	// KeepLetter keeps a dead letter, and reports whether it was not here before, be it open or settled.
+	KeepLetter(ctx context.Context, l Letter) (added bool, err error)
+	// Letters lists dead letters without their bodies, by name, after one: those that are open, or all.
+	Letters(ctx context.Context, settled bool, after string, limit int) ([]Letter, error)
+	// Letter is one dead letter with its body; NotFound when there is none.
+	Letter(ctx context.Context, name string) (Letter, error)
+	// SettleLetters settles those of the letters that are open.
+	SettleLetters(ctx context.Context, letters []Letter, how Settlement) error
 	// States returns the whole State of each of the users that this region knows, each from one snapshot, conflicts included.
 	States(ctx context.Context, users []id.ID) ([]*replicationv1.State, error)
 	// Next is the offset to read next in a partition: the least over all shards; ok is false unless every shard has one for this log: start at the log's first offset.

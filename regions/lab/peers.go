@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -115,9 +116,8 @@ type ShardLag struct {
 	Parked uint64 `json:"parked,omitempty"`
 }
 
-// lag asks all instances, since each reads a part of the others' logs, and returns the freshest word on each shard, the
-// number of events that all have applied, and whether the region catches up after it has forgotten something.
-func (r *Region) lag(ctx context.Context) (shards []ShardLag, applied uint64, catchingUp bool, err error) {
+// lag asks all instances, since each reads a part of the others' logs, and returns what those that answer say.
+func (r *Region) lag(ctx context.Context) ([]*replicationv1.LagResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, lagTimeout)
 	defer cancel()
 	answers := make([]*replicationv1.LagResponse, r.Topology.Instances)
@@ -133,23 +133,18 @@ func (r *Region) lag(ctx context.Context) (shards []ShardLag, applied uint64, ca
 		})
 	}
 	asking.Wait()
-	shards, applied, answered := mergeLags(answers)
-	if answered == 0 {
-		return nil, 0, false, errors.Join(errs...)
+	answers = slices.DeleteFunc(answers, func(a *replicationv1.LagResponse) bool { return a == nil })
+	if len(answers) == 0 {
+		return nil, errors.Join(errs...)
 	}
-	for _, a := range answers {
-		catchingUp = catchingUp || a.GetCatchingUp()
-	}
-	return shards, applied, catchingUp, nil
+	return answers, nil
 }
 
-func mergeLags(answers []*replicationv1.LagResponse) (shards []ShardLag, applied uint64, answered int) {
+// mergeLags returns for each shard the worst of what the instances say, since each reads other partitions, and the number of events that all have applied. A partition that
+// no instance reads at the moment is not among them.
+func mergeLags(answers []*replicationv1.LagResponse) (shards []ShardLag, applied uint64) {
 	index := map[string]int{}
 	for _, a := range answers {
-		if a == nil {
-			continue
-		}
-		answered++
 		applied += a.GetEventsApplied()
 		for _, s := range a.GetShards() {
 			seen := ShardLag{
@@ -157,14 +152,15 @@ func mergeLags(answers []*replicationv1.LagResponse) (shards []ShardLag, applied
 			}
 			key := seen.Region + "/" + seen.Shard
 			i, ok := index[key]
-			switch {
-			case !ok:
+			if !ok {
 				index[key] = len(shards)
 				shards = append(shards, seen)
-			case seen.SilentMs < shards[i].SilentMs:
-				shards[i] = seen
+				continue
 			}
+			worst := &shards[i]
+			worst.Replica, worst.Parked = max(worst.Replica, seen.Replica), max(worst.Parked, seen.Parked)
+			worst.LagMs, worst.SilentMs = max(worst.LagMs, seen.LagMs), max(worst.SilentMs, seen.SilentMs)
 		}
 	}
-	return shards, applied, answered
+	return shards, applied
 }

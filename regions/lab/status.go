@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/regions/lab/engine"
 	"antipode.example/regions/lab/proc"
 	"antipode.example/regions/topology"
@@ -80,8 +81,10 @@ type Replication struct {
 	EventsApplied   uint64  `json:"events_applied"`
 	EventsPerSecond float64 `json:"events_per_second"`
 	// CatchingUp: the region has forgotten something, fetches what the others have, and serves nobody meanwhile.
-	CatchingUp bool   `json:"catching_up,omitempty"`
-	Error      string `json:"error,omitempty"`
+	CatchingUp bool `json:"catching_up,omitempty"`
+	// NeedsPerson is what a person should look at.
+	NeedsPerson []Need `json:"needs_person,omitempty"`
+	Error       string `json:"error,omitempty"`
 }
 
 // Status looks at everything. It takes up to about a second when services do not answer.
@@ -205,14 +208,18 @@ func (r *Region) state(components []ComponentStatus) string {
 }
 
 func (r *Region) replication(ctx context.Context) *Replication {
-	shards, applied, catchingUp, err := r.lag(ctx)
+	answers, err := r.lag(ctx)
 	if err != nil {
 		text, _, _ := strings.Cut(err.Error(), "\n")
 		return &Replication{Error: text}
 	}
+	shards, applied := mergeLags(answers)
 	_, flow := r.lab.usage.of("", r.Topology.Name)
 	slices.SortFunc(shards, func(a, b ShardLag) int { return strings.Compare(a.Region+a.Shard, b.Region+b.Shard) })
-	return &Replication{Shards: shards, EventsApplied: applied, EventsPerSecond: flow, CatchingUp: catchingUp}
+	return &Replication{
+		Shards: shards, EventsApplied: applied, EventsPerSecond: flow, NeedsPerson: needsPerson(answers),
+		CatchingUp: slices.ContainsFunc(answers, (*replicationv1.LagResponse).GetCatchingUp),
+	}
 }
 
 // Links is the state of every direction of the network.

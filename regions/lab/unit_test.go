@@ -238,16 +238,62 @@ func TestLockIsHeldByOne(t *testing.T) {
 }
 
 func TestLagsOfAllInstancesAreMerged(t *testing.T) {
-	shards, applied, answered := mergeLags([]*replicationv1.LagResponse{
+	shards, applied := mergeLags([]*replicationv1.LagResponse{
 		{EventsApplied: 5, Shards: []*replicationv1.ShardLag{{Region: "b", Shard: "s1", LagMs: 9000, SilentMs: 9000}, {Region: "b", Shard: "s2", LagMs: 41, SilentMs: 100}}},
-		nil,
 		{EventsApplied: 7, Shards: []*replicationv1.ShardLag{{Region: "b", Shard: "s1", LagMs: 43, SilentMs: 200}}},
 	})
-	if applied != 12 || answered != 2 || len(shards) != 2 {
-		t.Fatalf("%+v, %d applied, %d answered", shards, applied, answered)
+	if applied != 12 || len(shards) != 2 {
+		t.Fatalf("%+v, %d applied", shards, applied)
 	}
-	if shards[0].LagMs != 43 || shards[1].LagMs != 41 {
-		t.Errorf("lags are %+v, want the freshest word on each shard", shards)
+	if shards[0].LagMs != 9000 || shards[0].SilentMs != 9000 || shards[1].LagMs != 41 {
+		t.Errorf("lags are %+v, want the worst of the partitions", shards)
+	}
+}
+
+func TestNeedsPerson(t *testing.T) {
+	peers := func(silent bool, diverged uint64, compared int64) []*replicationv1.PeerState {
+		return []*replicationv1.PeerState{{Region: "b", Silent: silent, SilentMs: 12_000, Diverged: diverged, ComparedMs: compared}}
+	}
+	for name, c := range map[string]struct {
+		answers []*replicationv1.LagResponse
+		want    []string
+	}{
+		"all is well":       {[]*replicationv1.LagResponse{{Parked: 3, Peers: peers(false, 0, -1)}}, nil},
+		"dead letters":      {[]*replicationv1.LagResponse{{DeadLetters: 2}, {DeadLetters: 2}}, []string{"dead_letters 2"}},
+		"parked for long":   {[]*replicationv1.LagResponse{{ParkedLong: 4}}, []string{"parked 4"}},
+		"forgotten":         {[]*replicationv1.LagResponse{{Forgotten: 1}, {Forgotten: 2}}, []string{"forgotten 3 users"}},
+		"ended":             {[]*replicationv1.LagResponse{{}, {Ended: []*replicationv1.EndedReplica{{Replica: 1<<16 | 2, OpenMs: 130_000, WaitsFor: "region c"}}}}, []string{"ended 1.2 has ended 130 s ago and is not closed: it waits for region c"}},
+		"just ended":        {[]*replicationv1.LagResponse{{Ended: []*replicationv1.EndedReplica{{Replica: 1<<16 | 2, OpenMs: 20_000}}}}, nil},
+		"catching up":       {[]*replicationv1.LagResponse{{}, {CatchingUp: true}}, []string{"catching_up "}},
+		"no standby":        {[]*replicationv1.LagResponse{{ShardsWithoutStandby: []string{"s1"}}, {ShardsWithoutStandby: []string{"s2", "s1"}}}, []string{"no_standby s1, s2"}},
+		"clock":             {[]*replicationv1.LagResponse{{}, {ClockRefusal: "it is 5m0s off"}}, []string{"clock it is 5m0s off"}},
+		"silent":            {[]*replicationv1.LagResponse{{Peers: peers(true, 0, 1)}, {Peers: peers(true, 0, 1)}}, []string{"silent_region b"}},
+		"heard by one":      {[]*replicationv1.LagResponse{{Peers: peers(true, 0, 1)}, {Peers: peers(false, 0, 1)}}, nil},
+		"diverged":          {[]*replicationv1.LagResponse{{Peers: peers(false, 3, 50)}, {Peers: peers(false, 0, 100)}}, []string{"diverged 3"}},
+		"diverged no more":  {[]*replicationv1.LagResponse{{Peers: peers(false, 3, 100)}, {Peers: peers(false, 0, 50)}}, nil},
+		"never compared it": {[]*replicationv1.LagResponse{{Peers: peers(false, 3, 100)}, {Peers: peers(false, 0, -1)}}, []string{"diverged 3"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := needsPerson(c.answers)
+			if len(got) != len(c.want) {
+				t.Fatalf("got %+v", got)
+			}
+			for i, n := range got {
+				kind, text, _ := strings.Cut(c.want[i], " ")
+				if n.Kind != kind || !strings.Contains(n.Text, text) || n.Do == "" {
+					t.Errorf("got %+v, want %s", n, c.want[i])
+				}
+			}
+		})
+	}
+}
+
+func TestLettersAreFoundByABeginning(t *testing.T) {
+	r := LetterReport{Letters: []Letter{{Name: "abc1", Region: "x"}, {Name: "abc1", Region: "y"}, {Name: "abd2", Region: "y"}}}
+	for args, want := range map[[2]string]int{{"abc1", ""}: 2, {"abc", "x"}: 1, {"abd", ""}: 1, {"abd", "x"}: 0, {"ab", ""}: 0, {"", ""}: 0, {"z", ""}: 0} {
+		if got, err := r.Find(args[0], args[1]); len(got) != want || (err == nil) != (want > 0) {
+			t.Errorf("%v finds %+v, %v", args, got, err)
+		}
 	}
 }
 

@@ -72,7 +72,8 @@ func (l *Lab) measure(ctx context.Context) {
 	var asking sync.WaitGroup
 	for _, r := range l.regions {
 		asking.Go(func() {
-			if _, n, _, err := r.lag(ctx); err == nil {
+			if answers, err := r.lag(ctx); err == nil {
+				_, n := mergeLags(answers)
 				mu.Lock()
 				defer mu.Unlock()
 				applied[r.Topology.Name] = n

@@ -65,6 +65,7 @@ func writeStatus(out io.Writer, s lab.Status) {
 		}
 		fmt.Fprintf(out, "faults are active: %s\n", strings.Join(names, "; "))
 	}
+	writeNeeds(out, s.Regions)
 	for _, r := range s.Regions {
 		fmt.Fprintf(out, "\n%s is %s: http://%s from the host, %s inside; %s, %s of a core\n",
 			r.Name, r.State, r.Door, r.Front, mib(r.MemoryBytes), percent(r.CPU))
@@ -74,6 +75,23 @@ func writeStatus(out io.Writer, s lab.Status) {
 		}
 		table(out, rows)
 		writeReplication(out, r.Replication)
+	}
+}
+
+// writeNeeds says what needs a person, before everything else.
+func writeNeeds(out io.Writer, regions []lab.RegionStatus) {
+	rows := [][]string{}
+	for _, r := range regions {
+		if r.Replication == nil {
+			continue
+		}
+		for _, n := range r.Replication.NeedsPerson {
+			rows = append(rows, []string{"  " + r.Name, n.Text, n.Do})
+		}
+	}
+	if len(rows) > 0 {
+		fmt.Fprintln(out, "needs a person:")
+		table(out, rows)
 	}
 }
 

@@ -112,6 +112,28 @@ func (c *Client) Restore(ctx context.Context, r RestoreRequest) (lab.Restored, e
 	return done, c.call(ctx, http.MethodPost, "/v1/restore", r, &done, nil)
 }
 
+// Letters lists dead letters: those that are open, or all that are kept.
+func (c *Client) Letters(ctx context.Context, settled bool) (lab.LetterReport, error) {
+	path := "/v1/letters"
+	if settled {
+		path = "/v1/letters/all"
+	}
+	var r lab.LetterReport
+	return r, c.call(ctx, http.MethodGet, path, nil, &r, nil)
+}
+
+// ReplayLetter tries a dead letter again.
+func (c *Client) ReplayLetter(ctx context.Context, r LetterRequest) ([]lab.LetterDone, error) {
+	var done []lab.LetterDone
+	return done, c.call(ctx, http.MethodPost, "/v1/letters/replay", r, &done, nil)
+}
+
+// DropLetter gives a dead letter up.
+func (c *Client) DropLetter(ctx context.Context, r LetterRequest) ([]lab.LetterDone, error) {
+	var done []lab.LetterDone
+	return done, c.call(ctx, http.MethodPost, "/v1/letters/drop", r, &done, nil)
+}
+
 // Sync makes regions fetch from others what they lack.
 func (c *Client) Sync(ctx context.Context, r SyncRequest) ([]lab.Reconciled, error) {
 	var done []lab.Reconciled

@@ -110,6 +110,12 @@ type RestoreRequest struct {
 	Region string `json:"region"`
 }
 
+// LetterRequest replays or drops a dead letter; an empty region means all that have it open.
+type LetterRequest struct {
+	Name   string `json:"name"`
+	Region string `json:"region"`
+}
+
 // SyncRequest makes regions fetch from others what they lack; an empty name means all.
 type SyncRequest struct {
 	Region string `json:"region"`

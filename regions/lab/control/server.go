@@ -170,6 +170,14 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /v1/links", query(s, func(l *lab.Lab, _ context.Context) (wan.Snapshot, error) { return l.Links(), nil }))
 	mux.HandleFunc("GET /v1/digest", query(s, (*lab.Lab).Digest))
 	mux.HandleFunc("GET /v1/conflicts", query(s, (*lab.Lab).Conflicts))
+	mux.HandleFunc("GET /v1/letters", query(s, func(l *lab.Lab, ctx context.Context) (lab.LetterReport, error) { return l.Letters(ctx, false) }))
+	mux.HandleFunc("GET /v1/letters/all", query(s, func(l *lab.Lab, ctx context.Context) (lab.LetterReport, error) { return l.Letters(ctx, true) }))
+	mux.HandleFunc("POST /v1/letters/replay", command(s, func(ctx context.Context, l *lab.Lab, r LetterRequest) (any, error) {
+		return l.ReplayLetter(ctx, r.Name, r.Region)
+	}))
+	mux.HandleFunc("POST /v1/letters/drop", command(s, func(ctx context.Context, l *lab.Lab, r LetterRequest) (any, error) {
+		return l.DropLetter(ctx, r.Name, r.Region)
+	}))
 	mux.HandleFunc("POST /v1/links", command(s, changeLinks))
 	mux.HandleFunc("POST /v1/act", command(s, act))
 	mux.HandleFunc("POST /v1/power", command(s, power))

@@ -56,11 +56,13 @@ type App struct {
 	replicator *replicate.Replicator
 	global     *global.Store
 	users      *user.Service
+	clockGuard *clockGuard
+	captures   map[string]*capture.Capture // by shard
 }
 
 // New makes an App that has connected to nothing yet. It fails when keys are missing.
 func New(cfg Config, log *slog.Logger) (*App, error) {
-	a := &App{cfg: cfg, log: log.With(slog.String("region", cfg.Region), slog.String("instance", cfg.Instance)), clock: hlc.System{}}
+	a := &App{cfg: cfg, log: log.With(slog.String("region", cfg.Region), slog.String("instance", cfg.Instance)), clock: hlc.System{}, captures: map[string]*capture.Capture{}}
 	if cfg.ClockOffsetFile != "" {
 		a.clock = newOffsetClock(a.clock, cfg.ClockOffsetFile, a.log)
 	}
@@ -188,7 +190,7 @@ func (a *App) openLeases(context.Context) (err error) {
 }
 
 // openPeers makes what asks other regions. Only the role replicate runs it; the others ask.
-func (a *App) openPeers(context.Context) (err error) {
+func (a *App) openPeers(ctx context.Context) (err error) {
 	c := replicate.Config{
 		Service: a.cfg.Service, Region: a.cfg.Region, Topic: a.cfg.topic(), Partitions: a.cfg.Kafka.Partitions, Store: a.store,
 		DeadLetters: a.events.Producer(a.cfg.topic() + deadLetters), Leases: a.leases, OnApplied: a.refresh, Clock: a.clock, Logger: a.log,
@@ -198,7 +200,10 @@ func (a *App) openPeers(context.Context) (err error) {
 	for _, p := range a.cfg.Peers {
 		c.Peers = append(c.Peers, replicate.Peer{Region: p.Region, Number: p.RegionNumber, Brokers: p.Kafka, Sync: p.Sync})
 	}
-	a.replicator, err = replicate.New(c)
+	if a.replicator, err = replicate.New(c); err != nil {
+		return err
+	}
+	a.clockGuard, err = newClockGuard(ctx, a.log, c.Meter, a.replicator.Peers)
 	return err
 }
 
@@ -252,7 +257,7 @@ func (a *App) openUsers(context.Context) (err error) {
 	c := user.Config{
 		Region: a.cfg.Region, Store: a.store, Cache: a.cache, Claims: addresses, Registry: a.registry, Idempotency: a.keys.idempotency,
 		Clock: a.clock, Random: rand.Reader,
-		Closed: a.home.isClosed, MayWrite: func() error { return checkClock(a.replicator.Peers()) },
+		Closed: a.home.isClosed, MayWrite: a.clockGuard.mayWrite,
 	}
 	if len(a.cfg.Peers) > 0 {
 		c.Remote = a.replicator

@@ -296,6 +296,7 @@ func TestTwoRegions(t *testing.T) {
 			t.Errorf("%s: %d %.200s", path, a.status, a.body)
 		}
 	}
+	checkMetrics(t, func() string { return east.get(t, "9090", "/metrics").body })
 	if a := east.get(t, "8080", "/openapi.json"); a.status != http.StatusOK || !strings.Contains(a.body, "/v1/users/{id}") {
 		t.Errorf("/openapi.json: %d %.200s", a.status, a.body)
 	}

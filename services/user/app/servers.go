@@ -85,6 +85,7 @@ func (a *App) capture() []lifecycle.Component {
 					Service: a.cfg.Service, Shard: s.Name, Database: a.cfg.shards().Primary(i), Publisher: a.events.Producer(a.cfg.topic()),
 					OnEvents: a.repeat, Leases: a.leases, Logger: a.log, Meter: a.telemetry.Meters.Meter("antipode"),
 				})
+				a.captures[s.Name] = c
 				return err
 			},
 			Run: func(ctx context.Context) error { c.Run(ctx); return ctx.Err() },
@@ -131,7 +132,9 @@ func (a *App) replicate() []lifecycle.Component {
 				if err != nil {
 					return err
 				}
-				replicationv1.RegisterSyncServiceServer(server, replicate.NewServer(a.replicator, a.registry, a.mayRestore))
+				answers := replicate.NewServer(a.replicator, a.registry, a.mayRestore)
+				answers.Tell(a.local)
+				replicationv1.RegisterSyncServiceServer(server, answers)
 				healthv1.RegisterHealthServer(server, a.monitor.GRPC())
 				reflection.Register(server)
 				listener, err = listen(ctx, a.cfg.PeerListen)

@@ -25,6 +25,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Why a dead letter needs nobody any more.
+type Settlement int32
+
+const (
+	// It is open.
+	Settlement_SETTLEMENT_UNSPECIFIED Settlement = 0
+	// Its write is here, by whatever way it came.
+	Settlement_SETTLEMENT_ARRIVED Settlement = 1
+	// It names no write that can be read, and everything that its region has was found to be here.
+	Settlement_SETTLEMENT_COMPARED Settlement = 2
+	// An operator has given it up.
+	Settlement_SETTLEMENT_DROPPED Settlement = 3
+)
+
+// Enum value maps for Settlement.
+var (
+	Settlement_name = map[int32]string{
+		0: "SETTLEMENT_UNSPECIFIED",
+		1: "SETTLEMENT_ARRIVED",
+		2: "SETTLEMENT_COMPARED",
+		3: "SETTLEMENT_DROPPED",
+	}
+	Settlement_value = map[string]int32{
+		"SETTLEMENT_UNSPECIFIED": 0,
+		"SETTLEMENT_ARRIVED":     1,
+		"SETTLEMENT_COMPARED":    2,
+		"SETTLEMENT_DROPPED":     3,
+	}
+)
+
+func (x Settlement) Enum() *Settlement {
+	p := new(Settlement)
+	*p = x
+	return p
+}
+
+func (x Settlement) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Settlement) Descriptor() protoreflect.EnumDescriptor {
+	return file_antipode_replication_v1_replication_proto_enumTypes[0].Descriptor()
+}
+
+func (Settlement) Type() protoreflect.EnumType {
+	return &file_antipode_replication_v1_replication_proto_enumTypes[0]
+}
+
+func (x Settlement) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Settlement.Descriptor instead.
+func (Settlement) EnumDescriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{0}
+}
+
 // Event is one write transaction of one replica for one user in one service, as it stands on the origin's log. It is the unit of
 // atomicity: all of its records are applied together. At most 1 MiB encoded.
 type Event struct {
@@ -1153,7 +1210,20 @@ type LagResponse struct {
 	// The replica that lives in the answering region.
 	Replica uint32 `protobuf:"varint,5,opt,name=replica,proto3" json:"replica,omitempty"`
 	// True while that replica, which follows one that has forgotten, fetches what the other regions have, and serves nobody.
-	CatchingUp    bool `protobuf:"varint,6,opt,name=catching_up,json=catchingUp,proto3" json:"catching_up,omitempty"`
+	CatchingUp bool `protobuf:"varint,6,opt,name=catching_up,json=catchingUp,proto3" json:"catching_up,omitempty"`
+	// Dead letters that are open here, and events that have waited for longer than a minute.
+	DeadLetters uint64 `protobuf:"varint,7,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	ParkedLong  uint64 `protobuf:"varint,8,opt,name=parked_long,json=parkedLong,proto3" json:"parked_long,omitempty"`
+	// What the answering process knows of each other region.
+	Peers []*PeerState `protobuf:"bytes,9,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Shards whose log the answering process publishes, and that name no synchronous standby: their writes are on one disk only.
+	ShardsWithoutStandby []string `protobuf:"bytes,10,rep,name=shards_without_standby,json=shardsWithoutStandby,proto3" json:"shards_without_standby,omitempty"`
+	// Why the answering process refuses writes because of its clock; empty when it doesn't.
+	ClockRefusal string `protobuf:"bytes,11,opt,name=clock_refusal,json=clockRefusal,proto3" json:"clock_refusal,omitempty"`
+	// Incarnations of any region that have ended and are not closed; told by the one process of the region that closes them.
+	Ended []*EndedReplica `protobuf:"bytes,12,rep,name=ended,proto3" json:"ended,omitempty"`
+	// Users, counted since the process started, of whom another region had writes of this region's own that were not here: a disk has gone back in time.
+	Forgotten     uint64 `protobuf:"varint,13,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1230,6 +1300,207 @@ func (x *LagResponse) GetCatchingUp() bool {
 	return false
 }
 
+func (x *LagResponse) GetDeadLetters() uint64 {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return 0
+}
+
+func (x *LagResponse) GetParkedLong() uint64 {
+	if x != nil {
+		return x.ParkedLong
+	}
+	return 0
+}
+
+func (x *LagResponse) GetPeers() []*PeerState {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *LagResponse) GetShardsWithoutStandby() []string {
+	if x != nil {
+		return x.ShardsWithoutStandby
+	}
+	return nil
+}
+
+func (x *LagResponse) GetClockRefusal() string {
+	if x != nil {
+		return x.ClockRefusal
+	}
+	return ""
+}
+
+func (x *LagResponse) GetEnded() []*EndedReplica {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *LagResponse) GetForgotten() uint64 {
+	if x != nil {
+		return x.Forgotten
+	}
+	return 0
+}
+
+// An incarnation that has ended, and that not all regions have the same of for ever.
+type EndedReplica struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Replica uint32                 `protobuf:"varint,1,opt,name=replica,proto3" json:"replica,omitempty"`
+	// Milliseconds for which the answering process has known of it.
+	OpenMs int64 `protobuf:"varint,2,opt,name=open_ms,json=openMs,proto3" json:"open_ms,omitempty"`
+	// What its closing waits for, for people.
+	WaitsFor      string `protobuf:"bytes,3,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndedReplica) Reset() {
+	*x = EndedReplica{}
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndedReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndedReplica) ProtoMessage() {}
+
+func (x *EndedReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndedReplica.ProtoReflect.Descriptor instead.
+func (*EndedReplica) Descriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *EndedReplica) GetReplica() uint32 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *EndedReplica) GetOpenMs() int64 {
+	if x != nil {
+		return x.OpenMs
+	}
+	return 0
+}
+
+func (x *EndedReplica) GetWaitsFor() string {
+	if x != nil {
+		return x.WaitsFor
+	}
+	return ""
+}
+
+// What one process knows of another region.
+type PeerState struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Region string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	// Milliseconds since the last heartbeat or answer, and whether that is too long.
+	SilentMs int64 `protobuf:"varint,2,opt,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"`
+	Silent   bool  `protobuf:"varint,3,opt,name=silent,proto3" json:"silent,omitempty"`
+	// How far the region's clock is ahead of this process's, in milliseconds, as last measured; it may be wrong by half of the round trip.
+	ClockAheadMs int64 `protobuf:"varint,4,opt,name=clock_ahead_ms,json=clockAheadMs,proto3" json:"clock_ahead_ms,omitempty"`
+	// Milliseconds since this process completed its last comparison with the region; -1 when it never did.
+	ComparedMs int64 `protobuf:"varint,5,opt,name=compared_ms,json=comparedMs,proto3" json:"compared_ms,omitempty"`
+	// Users that the last comparison found to have diverged.
+	Diverged      uint64 `protobuf:"varint,6,opt,name=diverged,proto3" json:"diverged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerState) Reset() {
+	*x = PeerState{}
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerState) ProtoMessage() {}
+
+func (x *PeerState) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
+func (*PeerState) Descriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PeerState) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *PeerState) GetSilentMs() int64 {
+	if x != nil {
+		return x.SilentMs
+	}
+	return 0
+}
+
+func (x *PeerState) GetSilent() bool {
+	if x != nil {
+		return x.Silent
+	}
+	return false
+}
+
+func (x *PeerState) GetClockAheadMs() int64 {
+	if x != nil {
+		return x.ClockAheadMs
+	}
+	return 0
+}
+
+func (x *PeerState) GetComparedMs() int64 {
+	if x != nil {
+		return x.ComparedMs
+	}
+	return 0
+}
+
+func (x *PeerState) GetDiverged() uint64 {
+	if x != nil {
+		return x.Diverged
+	}
+	return 0
+}
+
 type ReconcileRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The region to compare with.
@@ -1240,7 +1511,7 @@ type ReconcileRequest struct {
 
 func (x *ReconcileRequest) Reset() {
 	*x = ReconcileRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[19]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1523,7 @@ func (x *ReconcileRequest) String() string {
 func (*ReconcileRequest) ProtoMessage() {}
 
 func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[19]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1536,7 @@ func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileRequest.ProtoReflect.Descriptor instead.
 func (*ReconcileRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{19}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReconcileRequest) GetRegion() string {
@@ -1289,7 +1560,7 @@ type ReconcileResponse struct {
 
 func (x *ReconcileResponse) Reset() {
 	*x = ReconcileResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[20]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1572,7 @@ func (x *ReconcileResponse) String() string {
 func (*ReconcileResponse) ProtoMessage() {}
 
 func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[20]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1585,7 @@ func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileResponse.ProtoReflect.Descriptor instead.
 func (*ReconcileResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{20}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReconcileResponse) GetSlots() uint32 {
@@ -1359,7 +1630,7 @@ type ConflictsRequest struct {
 
 func (x *ConflictsRequest) Reset() {
 	*x = ConflictsRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[21]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1642,7 @@ func (x *ConflictsRequest) String() string {
 func (*ConflictsRequest) ProtoMessage() {}
 
 func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[21]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1655,7 @@ func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsRequest.ProtoReflect.Descriptor instead.
 func (*ConflictsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{21}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ConflictsRequest) GetUserId() []byte {
@@ -1425,7 +1696,7 @@ type ConflictEntry struct {
 
 func (x *ConflictEntry) Reset() {
 	*x = ConflictEntry{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[22]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1708,7 @@ func (x *ConflictEntry) String() string {
 func (*ConflictEntry) ProtoMessage() {}
 
 func (x *ConflictEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[22]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1721,7 @@ func (x *ConflictEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictEntry.ProtoReflect.Descriptor instead.
 func (*ConflictEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{22}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ConflictEntry) GetName() string {
@@ -1506,7 +1777,7 @@ type ConflictsResponse struct {
 
 func (x *ConflictsResponse) Reset() {
 	*x = ConflictsResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[23]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1789,7 @@ func (x *ConflictsResponse) String() string {
 func (*ConflictsResponse) ProtoMessage() {}
 
 func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[23]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1802,7 @@ func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsResponse.ProtoReflect.Descriptor instead.
 func (*ConflictsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{23}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ConflictsResponse) GetEntries() []*ConflictEntry {
@@ -1558,7 +1829,7 @@ type RestoreConflictRequest struct {
 
 func (x *RestoreConflictRequest) Reset() {
 	*x = RestoreConflictRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[24]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +1841,7 @@ func (x *RestoreConflictRequest) String() string {
 func (*RestoreConflictRequest) ProtoMessage() {}
 
 func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[24]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +1854,7 @@ func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreConflictRequest.ProtoReflect.Descriptor instead.
 func (*RestoreConflictRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{24}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RestoreConflictRequest) GetUserId() []byte {
@@ -1610,7 +1881,7 @@ type RestoreConflictResponse struct {
 
 func (x *RestoreConflictResponse) Reset() {
 	*x = RestoreConflictResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[25]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1893,7 @@ func (x *RestoreConflictResponse) String() string {
 func (*RestoreConflictResponse) ProtoMessage() {}
 
 func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[25]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,12 +1906,455 @@ func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreConflictResponse.ProtoReflect.Descriptor instead.
 func (*RestoreConflictResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{25}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RestoreConflictResponse) GetVector() *v1.Vector {
 	if x != nil {
 		return x.Vector
+	}
+	return nil
+}
+
+// A message of another region's log that could not be applied.
+type DeadLetter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Hexadecimal; made of where the message stood and what it is.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Whom it is about, as far as that can be told; else empty.
+	UserId []byte `protobuf:"bytes,2,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	// The region whose log it stood on, and where.
+	Region    string `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
+	Topic     string `protobuf:"bytes,4,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition uint32 `protobuf:"varint,5,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset    int64  `protobuf:"varint,6,opt,name=offset,proto3" json:"offset,omitempty"`
+	// The write that it brings; unset when that can't be read.
+	Write *v1.Dot `protobuf:"bytes,7,opt,name=write,proto3" json:"write,omitempty"`
+	// Why it was not applied.
+	Error string `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
+	// The length of the message.
+	Bytes uint32 `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// When it was kept first, and when it was settled (0 while it is open): milliseconds since 1970 on the database's clock.
+	CameUnixMs    int64      `protobuf:"varint,10,opt,name=came_unix_ms,json=cameUnixMs,proto3" json:"came_unix_ms,omitempty"`
+	SettledUnixMs int64      `protobuf:"varint,11,opt,name=settled_unix_ms,json=settledUnixMs,proto3" json:"settled_unix_ms,omitempty"`
+	Settled       Settlement `protobuf:"varint,12,opt,name=settled,proto3,enum=antipode.replication.v1.Settlement" json:"settled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetter) Reset() {
+	*x = DeadLetter{}
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetter) ProtoMessage() {}
+
+func (x *DeadLetter) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
+func (*DeadLetter) Descriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DeadLetter) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetUserId() []byte {
+	if x != nil {
+		return x.UserId
+	}
+	return nil
+}
+
+func (x *DeadLetter) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetWrite() *v1.Dot {
+	if x != nil {
+		return x.Write
+	}
+	return nil
+}
+
+func (x *DeadLetter) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetBytes() uint32 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetCameUnixMs() int64 {
+	if x != nil {
+		return x.CameUnixMs
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetSettledUnixMs() int64 {
+	if x != nil {
+		return x.SettledUnixMs
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetSettled() Settlement {
+	if x != nil {
+		return x.Settled
+	}
+	return Settlement_SETTLEMENT_UNSPECIFIED
+}
+
+type DeadLettersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Also those that are settled, as long as they are kept: 30 days.
+	Settled bool `protobuf:"varint,1,opt,name=settled,proto3" json:"settled,omitempty"`
+	// Opaque; from the last page.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// At most this many; 0 means 100, the greatest is 1000.
+	PageSize      uint32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLettersRequest) Reset() {
+	*x = DeadLettersRequest{}
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLettersRequest) ProtoMessage() {}
+
+func (x *DeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*DeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DeadLettersRequest) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
+}
+
+func (x *DeadLettersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *DeadLettersRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+type DeadLettersResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Letters []*DeadLetter          `protobuf:"bytes,1,rep,name=letters,proto3" json:"letters,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLettersResponse) Reset() {
+	*x = DeadLettersResponse{}
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLettersResponse) ProtoMessage() {}
+
+func (x *DeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*DeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *DeadLettersResponse) GetLetters() []*DeadLetter {
+	if x != nil {
+		return x.Letters
+	}
+	return nil
+}
+
+func (x *DeadLettersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type ReplayDeadLetterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayDeadLetterRequest) Reset() {
+	*x = ReplayDeadLetterRequest{}
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayDeadLetterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayDeadLetterRequest) ProtoMessage() {}
+
+func (x *ReplayDeadLetterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayDeadLetterRequest.ProtoReflect.Descriptor instead.
+func (*ReplayDeadLetterRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReplayDeadLetterRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ReplayDeadLetterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The letter as it is afterwards.
+	Letter *DeadLetter `protobuf:"bytes,1,opt,name=letter,proto3" json:"letter,omitempty"`
+	// Why it is still open; empty when it is settled.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayDeadLetterResponse) Reset() {
+	*x = ReplayDeadLetterResponse{}
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayDeadLetterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayDeadLetterResponse) ProtoMessage() {}
+
+func (x *ReplayDeadLetterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayDeadLetterResponse.ProtoReflect.Descriptor instead.
+func (*ReplayDeadLetterResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReplayDeadLetterResponse) GetLetter() *DeadLetter {
+	if x != nil {
+		return x.Letter
+	}
+	return nil
+}
+
+func (x *ReplayDeadLetterResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DropDeadLetterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropDeadLetterRequest) Reset() {
+	*x = DropDeadLetterRequest{}
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropDeadLetterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropDeadLetterRequest) ProtoMessage() {}
+
+func (x *DropDeadLetterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropDeadLetterRequest.ProtoReflect.Descriptor instead.
+func (*DropDeadLetterRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *DropDeadLetterRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DropDeadLetterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The letter as it is afterwards.
+	Letter        *DeadLetter `protobuf:"bytes,1,opt,name=letter,proto3" json:"letter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropDeadLetterResponse) Reset() {
+	*x = DropDeadLetterResponse{}
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropDeadLetterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropDeadLetterResponse) ProtoMessage() {}
+
+func (x *DropDeadLetterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropDeadLetterResponse.ProtoReflect.Descriptor instead.
+func (*DropDeadLetterResponse) Descriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DropDeadLetterResponse) GetLetter() *DeadLetter {
+	if x != nil {
+		return x.Letter
 	}
 	return nil
 }
@@ -1659,7 +2373,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[26]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +2385,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[26]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +2398,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{26}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Token) GetVersion() uint32 {
@@ -1719,7 +2433,7 @@ type TokenEntry struct {
 
 func (x *TokenEntry) Reset() {
 	*x = TokenEntry{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[27]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +2445,7 @@ func (x *TokenEntry) String() string {
 func (*TokenEntry) ProtoMessage() {}
 
 func (x *TokenEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[27]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +2458,7 @@ func (x *TokenEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenEntry.ProtoReflect.Descriptor instead.
 func (*TokenEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{27}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TokenEntry) GetService() string {
@@ -1845,7 +2559,7 @@ const file_antipode_replication_v1_replication_proto_rawDesc = "" +
 	"\areplica\x18\x02 \x01(\rR\areplica\x12\x14\n" +
 	"\x05shard\x18\x03 \x01(\tR\x05shard\x12\x15\n" +
 	"\x06lag_ms\x18\x04 \x01(\x03R\x05lagMs\x12\x1b\n" +
-	"\tsilent_ms\x18\x05 \x01(\x03R\bsilentMs\"\xdf\x01\n" +
+	"\tsilent_ms\x18\x05 \x01(\x03R\bsilentMs\"\x93\x04\n" +
 	"\vLagResponse\x129\n" +
 	"\x06shards\x18\x01 \x03(\v2!.antipode.replication.v1.ShardLagR\x06shards\x12%\n" +
 	"\x0eevents_applied\x18\x02 \x01(\x04R\reventsApplied\x12\x1b\n" +
@@ -1853,7 +2567,28 @@ const file_antipode_replication_v1_replication_proto_rawDesc = "" +
 	"\x06parked\x18\x04 \x01(\x04R\x06parked\x12\x18\n" +
 	"\areplica\x18\x05 \x01(\rR\areplica\x12\x1f\n" +
 	"\vcatching_up\x18\x06 \x01(\bR\n" +
-	"catchingUp\"*\n" +
+	"catchingUp\x12!\n" +
+	"\fdead_letters\x18\a \x01(\x04R\vdeadLetters\x12\x1f\n" +
+	"\vparked_long\x18\b \x01(\x04R\n" +
+	"parkedLong\x128\n" +
+	"\x05peers\x18\t \x03(\v2\".antipode.replication.v1.PeerStateR\x05peers\x124\n" +
+	"\x16shards_without_standby\x18\n" +
+	" \x03(\tR\x14shardsWithoutStandby\x12#\n" +
+	"\rclock_refusal\x18\v \x01(\tR\fclockRefusal\x12;\n" +
+	"\x05ended\x18\f \x03(\v2%.antipode.replication.v1.EndedReplicaR\x05ended\x12\x1c\n" +
+	"\tforgotten\x18\r \x01(\x04R\tforgotten\"^\n" +
+	"\fEndedReplica\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\rR\areplica\x12\x17\n" +
+	"\aopen_ms\x18\x02 \x01(\x03R\x06openMs\x12\x1b\n" +
+	"\twaits_for\x18\x03 \x01(\tR\bwaitsFor\"\xbb\x01\n" +
+	"\tPeerState\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x1b\n" +
+	"\tsilent_ms\x18\x02 \x01(\x03R\bsilentMs\x12\x16\n" +
+	"\x06silent\x18\x03 \x01(\bR\x06silent\x12$\n" +
+	"\x0eclock_ahead_ms\x18\x04 \x01(\x03R\fclockAheadMs\x12\x1f\n" +
+	"\vcompared_ms\x18\x05 \x01(\x03R\n" +
+	"comparedMs\x12\x1a\n" +
+	"\bdiverged\x18\x06 \x01(\x04R\bdiverged\"*\n" +
 	"\x10ReconcileRequest\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\"\x93\x01\n" +
 	"\x11ReconcileResponse\x12\x14\n" +
@@ -1880,7 +2615,40 @@ const file_antipode_replication_v1_replication_proto_rawDesc = "" +
 	"\auser_id\x18\x01 \x01(\fR\x06userId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"M\n" +
 	"\x17RestoreConflictResponse\x122\n" +
-	"\x06vector\x18\x01 \x01(\v2\x1a.antipode.record.v1.VectorR\x06vector\"r\n" +
+	"\x06vector\x18\x01 \x01(\v2\x1a.antipode.record.v1.VectorR\x06vector\"\x81\x03\n" +
+	"\n" +
+	"DeadLetter\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\auser_id\x18\x02 \x01(\fR\x06userId\x12\x16\n" +
+	"\x06region\x18\x03 \x01(\tR\x06region\x12\x14\n" +
+	"\x05topic\x18\x04 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x05 \x01(\rR\tpartition\x12\x16\n" +
+	"\x06offset\x18\x06 \x01(\x03R\x06offset\x12-\n" +
+	"\x05write\x18\a \x01(\v2\x17.antipode.record.v1.DotR\x05write\x12\x14\n" +
+	"\x05error\x18\b \x01(\tR\x05error\x12\x14\n" +
+	"\x05bytes\x18\t \x01(\rR\x05bytes\x12 \n" +
+	"\fcame_unix_ms\x18\n" +
+	" \x01(\x03R\n" +
+	"cameUnixMs\x12&\n" +
+	"\x0fsettled_unix_ms\x18\v \x01(\x03R\rsettledUnixMs\x12=\n" +
+	"\asettled\x18\f \x01(\x0e2#.antipode.replication.v1.SettlementR\asettled\"j\n" +
+	"\x12DeadLettersRequest\x12\x18\n" +
+	"\asettled\x18\x01 \x01(\bR\asettled\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\rR\bpageSize\"|\n" +
+	"\x13DeadLettersResponse\x12=\n" +
+	"\aletters\x18\x01 \x03(\v2#.antipode.replication.v1.DeadLetterR\aletters\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"-\n" +
+	"\x17ReplayDeadLetterRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"o\n" +
+	"\x18ReplayDeadLetterResponse\x12;\n" +
+	"\x06letter\x18\x01 \x01(\v2#.antipode.replication.v1.DeadLetterR\x06letter\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"+\n" +
+	"\x15DropDeadLetterRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"U\n" +
+	"\x16DropDeadLetterResponse\x12;\n" +
+	"\x06letter\x18\x01 \x01(\v2#.antipode.replication.v1.DeadLetterR\x06letter\"r\n" +
 	"\x05Token\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x10\n" +
 	"\x03hlc\x18\x02 \x01(\x06R\x03hlc\x12=\n" +
@@ -1889,7 +2657,13 @@ const file_antipode_replication_v1_replication_proto_rawDesc = "" +
 	"TokenEntry\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x17\n" +
 	"\auser_id\x18\x02 \x01(\fR\x06userId\x122\n" +
-	"\x06vector\x18\x03 \x01(\v2\x1a.antipode.record.v1.VectorR\x06vector2\xed\x06\n" +
+	"\x06vector\x18\x03 \x01(\v2\x1a.antipode.record.v1.VectorR\x06vector*q\n" +
+	"\n" +
+	"Settlement\x12\x1a\n" +
+	"\x16SETTLEMENT_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12SETTLEMENT_ARRIVED\x10\x01\x12\x17\n" +
+	"\x13SETTLEMENT_COMPARED\x10\x02\x12\x16\n" +
+	"\x12SETTLEMENT_DROPPED\x10\x032\xc3\t\n" +
 	"\vSyncService\x12Y\n" +
 	"\x06Digest\x12&.antipode.replication.v1.DigestRequest\x1a'.antipode.replication.v1.DigestResponse\x12\\\n" +
 	"\aVectors\x12'.antipode.replication.v1.VectorsRequest\x1a(.antipode.replication.v1.VectorsResponse\x12V\n" +
@@ -1899,7 +2673,10 @@ const file_antipode_replication_v1_replication_proto_rawDesc = "" +
 	"\x03Lag\x12#.antipode.replication.v1.LagRequest\x1a$.antipode.replication.v1.LagResponse\x12b\n" +
 	"\tReconcile\x12).antipode.replication.v1.ReconcileRequest\x1a*.antipode.replication.v1.ReconcileResponse\x12b\n" +
 	"\tConflicts\x12).antipode.replication.v1.ConflictsRequest\x1a*.antipode.replication.v1.ConflictsResponse\x12t\n" +
-	"\x0fRestoreConflict\x12/.antipode.replication.v1.RestoreConflictRequest\x1a0.antipode.replication.v1.RestoreConflictResponseB\xed\x01\n" +
+	"\x0fRestoreConflict\x12/.antipode.replication.v1.RestoreConflictRequest\x1a0.antipode.replication.v1.RestoreConflictResponse\x12h\n" +
+	"\vDeadLetters\x12+.antipode.replication.v1.DeadLettersRequest\x1a,.antipode.replication.v1.DeadLettersResponse\x12w\n" +
+	"\x10ReplayDeadLetter\x120.antipode.replication.v1.ReplayDeadLetterRequest\x1a1.antipode.replication.v1.ReplayDeadLetterResponse\x12q\n" +
+	"\x0eDropDeadLetter\x12..antipode.replication.v1.DropDeadLetterRequest\x1a/.antipode.replication.v1.DropDeadLetterResponseB\xed\x01\n" +
 	"\x1bcom.antipode.replication.v1B\x10ReplicationProtoP\x01Z>antipode.example/api/gen/antipode/replication/v1;replicationv1\xa2\x02\x03ARX\xaa\x02\x17Antipode.Replication.V1\xca\x02\x17Antipode\\Replication\\V1\xe2\x02#Antipode\\Replication\\V1\\GPBMetadata\xea\x02\x19Antipode::Replication::V1b\x06proto3"
 
 var (
@@ -1914,84 +2691,108 @@ func file_antipode_replication_v1_replication_proto_rawDescGZIP() []byte {
 	return file_antipode_replication_v1_replication_proto_rawDescData
 }
 
-var file_antipode_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_antipode_replication_v1_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_antipode_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_antipode_replication_v1_replication_proto_goTypes = []any{
-	(*Event)(nil),                   // 0: antipode.replication.v1.Event
-	(*Heartbeat)(nil),               // 1: antipode.replication.v1.Heartbeat
-	(*Envelope)(nil),                // 2: antipode.replication.v1.Envelope
-	(*State)(nil),                   // 3: antipode.replication.v1.State
-	(*DigestRequest)(nil),           // 4: antipode.replication.v1.DigestRequest
-	(*SlotDigest)(nil),              // 5: antipode.replication.v1.SlotDigest
-	(*DigestResponse)(nil),          // 6: antipode.replication.v1.DigestResponse
-	(*VectorsRequest)(nil),          // 7: antipode.replication.v1.VectorsRequest
-	(*UserVector)(nil),              // 8: antipode.replication.v1.UserVector
-	(*VectorsResponse)(nil),         // 9: antipode.replication.v1.VectorsResponse
-	(*FetchRequest)(nil),            // 10: antipode.replication.v1.FetchRequest
-	(*FetchResponse)(nil),           // 11: antipode.replication.v1.FetchResponse
-	(*AwaitVectorRequest)(nil),      // 12: antipode.replication.v1.AwaitVectorRequest
-	(*AwaitVectorResponse)(nil),     // 13: antipode.replication.v1.AwaitVectorResponse
-	(*PingRequest)(nil),             // 14: antipode.replication.v1.PingRequest
-	(*PingResponse)(nil),            // 15: antipode.replication.v1.PingResponse
-	(*LagRequest)(nil),              // 16: antipode.replication.v1.LagRequest
-	(*ShardLag)(nil),                // 17: antipode.replication.v1.ShardLag
-	(*LagResponse)(nil),             // 18: antipode.replication.v1.LagResponse
-	(*ReconcileRequest)(nil),        // 19: antipode.replication.v1.ReconcileRequest
-	(*ReconcileResponse)(nil),       // 20: antipode.replication.v1.ReconcileResponse
-	(*ConflictsRequest)(nil),        // 21: antipode.replication.v1.ConflictsRequest
-	(*ConflictEntry)(nil),           // 22: antipode.replication.v1.ConflictEntry
-	(*ConflictsResponse)(nil),       // 23: antipode.replication.v1.ConflictsResponse
-	(*RestoreConflictRequest)(nil),  // 24: antipode.replication.v1.RestoreConflictRequest
-	(*RestoreConflictResponse)(nil), // 25: antipode.replication.v1.RestoreConflictResponse
-	(*Token)(nil),                   // 26: antipode.replication.v1.Token
-	(*TokenEntry)(nil),              // 27: antipode.replication.v1.TokenEntry
-	(*v1.Dot)(nil),                  // 28: antipode.record.v1.Dot
-	(*v1.Vector)(nil),               // 29: antipode.record.v1.Vector
-	(*v1.Record)(nil),               // 30: antipode.record.v1.Record
-	(*v1.Conflict)(nil),             // 31: antipode.record.v1.Conflict
+	(Settlement)(0),                  // 0: antipode.replication.v1.Settlement
+	(*Event)(nil),                    // 1: antipode.replication.v1.Event
+	(*Heartbeat)(nil),                // 2: antipode.replication.v1.Heartbeat
+	(*Envelope)(nil),                 // 3: antipode.replication.v1.Envelope
+	(*State)(nil),                    // 4: antipode.replication.v1.State
+	(*DigestRequest)(nil),            // 5: antipode.replication.v1.DigestRequest
+	(*SlotDigest)(nil),               // 6: antipode.replication.v1.SlotDigest
+	(*DigestResponse)(nil),           // 7: antipode.replication.v1.DigestResponse
+	(*VectorsRequest)(nil),           // 8: antipode.replication.v1.VectorsRequest
+	(*UserVector)(nil),               // 9: antipode.replication.v1.UserVector
+	(*VectorsResponse)(nil),          // 10: antipode.replication.v1.VectorsResponse
+	(*FetchRequest)(nil),             // 11: antipode.replication.v1.FetchRequest
+	(*FetchResponse)(nil),            // 12: antipode.replication.v1.FetchResponse
+	(*AwaitVectorRequest)(nil),       // 13: antipode.replication.v1.AwaitVectorRequest
+	(*AwaitVectorResponse)(nil),      // 14: antipode.replication.v1.AwaitVectorResponse
+	(*PingRequest)(nil),              // 15: antipode.replication.v1.PingRequest
+	(*PingResponse)(nil),             // 16: antipode.replication.v1.PingResponse
+	(*LagRequest)(nil),               // 17: antipode.replication.v1.LagRequest
+	(*ShardLag)(nil),                 // 18: antipode.replication.v1.ShardLag
+	(*LagResponse)(nil),              // 19: antipode.replication.v1.LagResponse
+	(*EndedReplica)(nil),             // 20: antipode.replication.v1.EndedReplica
+	(*PeerState)(nil),                // 21: antipode.replication.v1.PeerState
+	(*ReconcileRequest)(nil),         // 22: antipode.replication.v1.ReconcileRequest
+	(*ReconcileResponse)(nil),        // 23: antipode.replication.v1.ReconcileResponse
+	(*ConflictsRequest)(nil),         // 24: antipode.replication.v1.ConflictsRequest
+	(*ConflictEntry)(nil),            // 25: antipode.replication.v1.ConflictEntry
+	(*ConflictsResponse)(nil),        // 26: antipode.replication.v1.ConflictsResponse
+	(*RestoreConflictRequest)(nil),   // 27: antipode.replication.v1.RestoreConflictRequest
+	(*RestoreConflictResponse)(nil),  // 28: antipode.replication.v1.RestoreConflictResponse
+	(*DeadLetter)(nil),               // 29: antipode.replication.v1.DeadLetter
+	(*DeadLettersRequest)(nil),       // 30: antipode.replication.v1.DeadLettersRequest
+	(*DeadLettersResponse)(nil),      // 31: antipode.replication.v1.DeadLettersResponse
+	(*ReplayDeadLetterRequest)(nil),  // 32: antipode.replication.v1.ReplayDeadLetterRequest
+	(*ReplayDeadLetterResponse)(nil), // 33: antipode.replication.v1.ReplayDeadLetterResponse
+	(*DropDeadLetterRequest)(nil),    // 34: antipode.replication.v1.DropDeadLetterRequest
+	(*DropDeadLetterResponse)(nil),   // 35: antipode.replication.v1.DropDeadLetterResponse
+	(*Token)(nil),                    // 36: antipode.replication.v1.Token
+	(*TokenEntry)(nil),               // 37: antipode.replication.v1.TokenEntry
+	(*v1.Dot)(nil),                   // 38: antipode.record.v1.Dot
+	(*v1.Vector)(nil),                // 39: antipode.record.v1.Vector
+	(*v1.Record)(nil),                // 40: antipode.record.v1.Record
+	(*v1.Conflict)(nil),              // 41: antipode.record.v1.Conflict
 }
 var file_antipode_replication_v1_replication_proto_depIdxs = []int32{
-	28, // 0: antipode.replication.v1.Event.dot:type_name -> antipode.record.v1.Dot
-	29, // 1: antipode.replication.v1.Event.after:type_name -> antipode.record.v1.Vector
-	30, // 2: antipode.replication.v1.Event.records:type_name -> antipode.record.v1.Record
-	0,  // 3: antipode.replication.v1.Envelope.event:type_name -> antipode.replication.v1.Event
-	1,  // 4: antipode.replication.v1.Envelope.heartbeat:type_name -> antipode.replication.v1.Heartbeat
-	29, // 5: antipode.replication.v1.State.vector:type_name -> antipode.record.v1.Vector
-	30, // 6: antipode.replication.v1.State.records:type_name -> antipode.record.v1.Record
-	31, // 7: antipode.replication.v1.State.conflicts:type_name -> antipode.record.v1.Conflict
-	5,  // 8: antipode.replication.v1.DigestResponse.slots:type_name -> antipode.replication.v1.SlotDigest
-	29, // 9: antipode.replication.v1.UserVector.vector:type_name -> antipode.record.v1.Vector
-	8,  // 10: antipode.replication.v1.VectorsResponse.users:type_name -> antipode.replication.v1.UserVector
-	3,  // 11: antipode.replication.v1.FetchResponse.states:type_name -> antipode.replication.v1.State
-	29, // 12: antipode.replication.v1.AwaitVectorRequest.vector:type_name -> antipode.record.v1.Vector
-	17, // 13: antipode.replication.v1.LagResponse.shards:type_name -> antipode.replication.v1.ShardLag
-	31, // 14: antipode.replication.v1.ConflictEntry.conflict:type_name -> antipode.record.v1.Conflict
-	22, // 15: antipode.replication.v1.ConflictsResponse.entries:type_name -> antipode.replication.v1.ConflictEntry
-	29, // 16: antipode.replication.v1.RestoreConflictResponse.vector:type_name -> antipode.record.v1.Vector
-	27, // 17: antipode.replication.v1.Token.entries:type_name -> antipode.replication.v1.TokenEntry
-	29, // 18: antipode.replication.v1.TokenEntry.vector:type_name -> antipode.record.v1.Vector
-	4,  // 19: antipode.replication.v1.SyncService.Digest:input_type -> antipode.replication.v1.DigestRequest
-	7,  // 20: antipode.replication.v1.SyncService.Vectors:input_type -> antipode.replication.v1.VectorsRequest
-	10, // 21: antipode.replication.v1.SyncService.Fetch:input_type -> antipode.replication.v1.FetchRequest
-	12, // 22: antipode.replication.v1.SyncService.AwaitVector:input_type -> antipode.replication.v1.AwaitVectorRequest
-	14, // 23: antipode.replication.v1.SyncService.Ping:input_type -> antipode.replication.v1.PingRequest
-	16, // 24: antipode.replication.v1.SyncService.Lag:input_type -> antipode.replication.v1.LagRequest
-	19, // 25: antipode.replication.v1.SyncService.Reconcile:input_type -> antipode.replication.v1.ReconcileRequest
-	21, // 26: antipode.replication.v1.SyncService.Conflicts:input_type -> antipode.replication.v1.ConflictsRequest
-	24, // 27: antipode.replication.v1.SyncService.RestoreConflict:input_type -> antipode.replication.v1.RestoreConflictRequest
-	6,  // 28: antipode.replication.v1.SyncService.Digest:output_type -> antipode.replication.v1.DigestResponse
-	9,  // 29: antipode.replication.v1.SyncService.Vectors:output_type -> antipode.replication.v1.VectorsResponse
-	11, // 30: antipode.replication.v1.SyncService.Fetch:output_type -> antipode.replication.v1.FetchResponse
-	13, // 31: antipode.replication.v1.SyncService.AwaitVector:output_type -> antipode.replication.v1.AwaitVectorResponse
-	15, // 32: antipode.replication.v1.SyncService.Ping:output_type -> antipode.replication.v1.PingResponse
-	18, // 33: antipode.replication.v1.SyncService.Lag:output_type -> antipode.replication.v1.LagResponse
-	20, // 34: antipode.replication.v1.SyncService.Reconcile:output_type -> antipode.replication.v1.ReconcileResponse
-	23, // 35: antipode.replication.v1.SyncService.Conflicts:output_type -> antipode.replication.v1.ConflictsResponse
-	25, // 36: antipode.replication.v1.SyncService.RestoreConflict:output_type -> antipode.replication.v1.RestoreConflictResponse
-	28, // [28:37] is the sub-list for method output_type
-	19, // [19:28] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	38, // 0: antipode.replication.v1.Event.dot:type_name -> antipode.record.v1.Dot
+	39, // 1: antipode.replication.v1.Event.after:type_name -> antipode.record.v1.Vector
+	40, // 2: antipode.replication.v1.Event.records:type_name -> antipode.record.v1.Record
+	1,  // 3: antipode.replication.v1.Envelope.event:type_name -> antipode.replication.v1.Event
+	2,  // 4: antipode.replication.v1.Envelope.heartbeat:type_name -> antipode.replication.v1.Heartbeat
+	39, // 5: antipode.replication.v1.State.vector:type_name -> antipode.record.v1.Vector
+	40, // 6: antipode.replication.v1.State.records:type_name -> antipode.record.v1.Record
+	41, // 7: antipode.replication.v1.State.conflicts:type_name -> antipode.record.v1.Conflict
+	6,  // 8: antipode.replication.v1.DigestResponse.slots:type_name -> antipode.replication.v1.SlotDigest
+	39, // 9: antipode.replication.v1.UserVector.vector:type_name -> antipode.record.v1.Vector
+	9,  // 10: antipode.replication.v1.VectorsResponse.users:type_name -> antipode.replication.v1.UserVector
+	4,  // 11: antipode.replication.v1.FetchResponse.states:type_name -> antipode.replication.v1.State
+	39, // 12: antipode.replication.v1.AwaitVectorRequest.vector:type_name -> antipode.record.v1.Vector
+	18, // 13: antipode.replication.v1.LagResponse.shards:type_name -> antipode.replication.v1.ShardLag
+	21, // 14: antipode.replication.v1.LagResponse.peers:type_name -> antipode.replication.v1.PeerState
+	20, // 15: antipode.replication.v1.LagResponse.ended:type_name -> antipode.replication.v1.EndedReplica
+	41, // 16: antipode.replication.v1.ConflictEntry.conflict:type_name -> antipode.record.v1.Conflict
+	25, // 17: antipode.replication.v1.ConflictsResponse.entries:type_name -> antipode.replication.v1.ConflictEntry
+	39, // 18: antipode.replication.v1.RestoreConflictResponse.vector:type_name -> antipode.record.v1.Vector
+	38, // 19: antipode.replication.v1.DeadLetter.write:type_name -> antipode.record.v1.Dot
+	0,  // 20: antipode.replication.v1.DeadLetter.settled:type_name -> antipode.replication.v1.Settlement
+	29, // 21: antipode.replication.v1.DeadLettersResponse.letters:type_name -> antipode.replication.v1.DeadLetter
+	29, // 22: antipode.replication.v1.ReplayDeadLetterResponse.letter:type_name -> antipode.replication.v1.DeadLetter
+	29, // 23: antipode.replication.v1.DropDeadLetterResponse.letter:type_name -> antipode.replication.v1.DeadLetter
+	37, // 24: antipode.replication.v1.Token.entries:type_name -> antipode.replication.v1.TokenEntry
+	39, // 25: antipode.replication.v1.TokenEntry.vector:type_name -> antipode.record.v1.Vector
+	5,  // 26: antipode.replication.v1.SyncService.Digest:input_type -> antipode.replication.v1.DigestRequest
+	8,  // 27: antipode.replication.v1.SyncService.Vectors:input_type -> antipode.replication.v1.VectorsRequest
+	11, // 28: antipode.replication.v1.SyncService.Fetch:input_type -> antipode.replication.v1.FetchRequest
+	13, // 29: antipode.replication.v1.SyncService.AwaitVector:input_type -> antipode.replication.v1.AwaitVectorRequest
+	15, // 30: antipode.replication.v1.SyncService.Ping:input_type -> antipode.replication.v1.PingRequest
+	17, // 31: antipode.replication.v1.SyncService.Lag:input_type -> antipode.replication.v1.LagRequest
+	22, // 32: antipode.replication.v1.SyncService.Reconcile:input_type -> antipode.replication.v1.ReconcileRequest
+	24, // 33: antipode.replication.v1.SyncService.Conflicts:input_type -> antipode.replication.v1.ConflictsRequest
+	27, // 34: antipode.replication.v1.SyncService.RestoreConflict:input_type -> antipode.replication.v1.RestoreConflictRequest
+	30, // 35: antipode.replication.v1.SyncService.DeadLetters:input_type -> antipode.replication.v1.DeadLettersRequest
+	32, // 36: antipode.replication.v1.SyncService.ReplayDeadLetter:input_type -> antipode.replication.v1.ReplayDeadLetterRequest
+	34, // 37: antipode.replication.v1.SyncService.DropDeadLetter:input_type -> antipode.replication.v1.DropDeadLetterRequest
+	7,  // 38: antipode.replication.v1.SyncService.Digest:output_type -> antipode.replication.v1.DigestResponse
+	10, // 39: antipode.replication.v1.SyncService.Vectors:output_type -> antipode.replication.v1.VectorsResponse
+	12, // 40: antipode.replication.v1.SyncService.Fetch:output_type -> antipode.replication.v1.FetchResponse
+	14, // 41: antipode.replication.v1.SyncService.AwaitVector:output_type -> antipode.replication.v1.AwaitVectorResponse
+	16, // 42: antipode.replication.v1.SyncService.Ping:output_type -> antipode.replication.v1.PingResponse
+	19, // 43: antipode.replication.v1.SyncService.Lag:output_type -> antipode.replication.v1.LagResponse
+	23, // 44: antipode.replication.v1.SyncService.Reconcile:output_type -> antipode.replication.v1.ReconcileResponse
+	26, // 45: antipode.replication.v1.SyncService.Conflicts:output_type -> antipode.replication.v1.ConflictsResponse
+	28, // 46: antipode.replication.v1.SyncService.RestoreConflict:output_type -> antipode.replication.v1.RestoreConflictResponse
+	31, // 47: antipode.replication.v1.SyncService.DeadLetters:output_type -> antipode.replication.v1.DeadLettersResponse
+	33, // 48: antipode.replication.v1.SyncService.ReplayDeadLetter:output_type -> antipode.replication.v1.ReplayDeadLetterResponse
+	35, // 49: antipode.replication.v1.SyncService.DropDeadLetter:output_type -> antipode.replication.v1.DropDeadLetterResponse
+	38, // [38:50] is the sub-list for method output_type
+	26, // [26:38] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_antipode_replication_v1_replication_proto_init() }
@@ -2008,13 +2809,14 @@ func file_antipode_replication_v1_replication_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_replication_v1_replication_proto_rawDesc), len(file_antipode_replication_v1_replication_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   28,
+			NumEnums:      1,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_antipode_replication_v1_replication_proto_goTypes,
 		DependencyIndexes: file_antipode_replication_v1_replication_proto_depIdxs,
+		EnumInfos:         file_antipode_replication_v1_replication_proto_enumTypes,
 		MessageInfos:      file_antipode_replication_v1_replication_proto_msgTypes,
 	}.Build()
 	File_antipode_replication_v1_replication_proto = out.File

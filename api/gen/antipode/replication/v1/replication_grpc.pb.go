@@ -22,15 +22,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SyncService_Digest_FullMethodName          = "/antipode.replication.v1.SyncService/Digest"
-	SyncService_Vectors_FullMethodName         = "/antipode.replication.v1.SyncService/Vectors"
-	SyncService_Fetch_FullMethodName           = "/antipode.replication.v1.SyncService/Fetch"
-	SyncService_AwaitVector_FullMethodName     = "/antipode.replication.v1.SyncService/AwaitVector"
-	SyncService_Ping_FullMethodName            = "/antipode.replication.v1.SyncService/Ping"
-	SyncService_Lag_FullMethodName             = "/antipode.replication.v1.SyncService/Lag"
-	SyncService_Reconcile_FullMethodName       = "/antipode.replication.v1.SyncService/Reconcile"
-	SyncService_Conflicts_FullMethodName       = "/antipode.replication.v1.SyncService/Conflicts"
-	SyncService_RestoreConflict_FullMethodName = "/antipode.replication.v1.SyncService/RestoreConflict"
+	SyncService_Digest_FullMethodName           = "/antipode.replication.v1.SyncService/Digest"
+	SyncService_Vectors_FullMethodName          = "/antipode.replication.v1.SyncService/Vectors"
+	SyncService_Fetch_FullMethodName            = "/antipode.replication.v1.SyncService/Fetch"
+	SyncService_AwaitVector_FullMethodName      = "/antipode.replication.v1.SyncService/AwaitVector"
+	SyncService_Ping_FullMethodName             = "/antipode.replication.v1.SyncService/Ping"
+	SyncService_Lag_FullMethodName              = "/antipode.replication.v1.SyncService/Lag"
+	SyncService_Reconcile_FullMethodName        = "/antipode.replication.v1.SyncService/Reconcile"
+	SyncService_Conflicts_FullMethodName        = "/antipode.replication.v1.SyncService/Conflicts"
+	SyncService_RestoreConflict_FullMethodName  = "/antipode.replication.v1.SyncService/RestoreConflict"
+	SyncService_DeadLetters_FullMethodName      = "/antipode.replication.v1.SyncService/DeadLetters"
+	SyncService_ReplayDeadLetter_FullMethodName = "/antipode.replication.v1.SyncService/ReplayDeadLetter"
+	SyncService_DropDeadLetter_FullMethodName   = "/antipode.replication.v1.SyncService/DropDeadLetter"
 )
 
 // SyncServiceClient is the client API for SyncService service.
@@ -59,6 +62,12 @@ type SyncServiceClient interface {
 	Conflicts(ctx context.Context, in *ConflictsRequest, opts ...grpc.CallOption) (*ConflictsResponse, error)
 	// RestoreConflict writes the losing value of a conflict again, as a new write of this region.
 	RestoreConflict(ctx context.Context, in *RestoreConflictRequest, opts ...grpc.CallOption) (*RestoreConflictResponse, error)
+	// DeadLetters lists the messages of other regions' logs that this region could not apply, by name, in pages.
+	DeadLetters(ctx context.Context, in *DeadLettersRequest, opts ...grpc.CallOption) (*DeadLettersResponse, error)
+	// ReplayDeadLetter tries a dead letter again, and fetches what it should have brought from the other regions.
+	ReplayDeadLetter(ctx context.Context, in *ReplayDeadLetterRequest, opts ...grpc.CallOption) (*ReplayDeadLetterResponse, error)
+	// DropDeadLetter gives a dead letter up.
+	DropDeadLetter(ctx context.Context, in *DropDeadLetterRequest, opts ...grpc.CallOption) (*DropDeadLetterResponse, error)
 }
 
 type syncServiceClient struct {
@@ -159,6 +168,36 @@ func (c *syncServiceClient) RestoreConflict(ctx context.Context, in *RestoreConf
 	return out, nil
 }
 
+func (c *syncServiceClient) DeadLetters(ctx context.Context, in *DeadLettersRequest, opts ...grpc.CallOption) (*DeadLettersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeadLettersResponse)
+	err := c.cc.Invoke(ctx, SyncService_DeadLetters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *syncServiceClient) ReplayDeadLetter(ctx context.Context, in *ReplayDeadLetterRequest, opts ...grpc.CallOption) (*ReplayDeadLetterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplayDeadLetterResponse)
+	err := c.cc.Invoke(ctx, SyncService_ReplayDeadLetter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *syncServiceClient) DropDeadLetter(ctx context.Context, in *DropDeadLetterRequest, opts ...grpc.CallOption) (*DropDeadLetterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DropDeadLetterResponse)
+	err := c.cc.Invoke(ctx, SyncService_DropDeadLetter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SyncServiceServer is the server API for SyncService service.
 // All implementations must embed UnimplementedSyncServiceServer
 // for forward compatibility.
@@ -185,6 +224,12 @@ type SyncServiceServer interface {
 	Conflicts(context.Context, *ConflictsRequest) (*ConflictsResponse, error)
 	// RestoreConflict writes the losing value of a conflict again, as a new write of this region.
 	RestoreConflict(context.Context, *RestoreConflictRequest) (*RestoreConflictResponse, error)
+	// DeadLetters lists the messages of other regions' logs that this region could not apply, by name, in pages.
+	DeadLetters(context.Context, *DeadLettersRequest) (*DeadLettersResponse, error)
+	// ReplayDeadLetter tries a dead letter again, and fetches what it should have brought from the other regions.
+	ReplayDeadLetter(context.Context, *ReplayDeadLetterRequest) (*ReplayDeadLetterResponse, error)
+	// DropDeadLetter gives a dead letter up.
+	DropDeadLetter(context.Context, *DropDeadLetterRequest) (*DropDeadLetterResponse, error)
 	mustEmbedUnimplementedSyncServiceServer()
 }
 
@@ -221,6 +266,15 @@ func (UnimplementedSyncServiceServer) Conflicts(context.Context, *ConflictsReque
 }
 func (UnimplementedSyncServiceServer) RestoreConflict(context.Context, *RestoreConflictRequest) (*RestoreConflictResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RestoreConflict not implemented")
+}
+func (UnimplementedSyncServiceServer) DeadLetters(context.Context, *DeadLettersRequest) (*DeadLettersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeadLetters not implemented")
+}
+func (UnimplementedSyncServiceServer) ReplayDeadLetter(context.Context, *ReplayDeadLetterRequest) (*ReplayDeadLetterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplayDeadLetter not implemented")
+}
+func (UnimplementedSyncServiceServer) DropDeadLetter(context.Context, *DropDeadLetterRequest) (*DropDeadLetterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DropDeadLetter not implemented")
 }
 func (UnimplementedSyncServiceServer) mustEmbedUnimplementedSyncServiceServer() {}
 func (UnimplementedSyncServiceServer) testEmbeddedByValue()                     {}
@@ -405,6 +459,60 @@ func _SyncService_RestoreConflict_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SyncService_DeadLetters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeadLettersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncServiceServer).DeadLetters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncService_DeadLetters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncServiceServer).DeadLetters(ctx, req.(*DeadLettersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SyncService_ReplayDeadLetter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplayDeadLetterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncServiceServer).ReplayDeadLetter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncService_ReplayDeadLetter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncServiceServer).ReplayDeadLetter(ctx, req.(*ReplayDeadLetterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SyncService_DropDeadLetter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DropDeadLetterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncServiceServer).DropDeadLetter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncService_DropDeadLetter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncServiceServer).DropDeadLetter(ctx, req.(*DropDeadLetterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SyncService_ServiceDesc is the grpc.ServiceDesc for SyncService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -447,6 +555,18 @@ var SyncService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RestoreConflict",
 			Handler:    _SyncService_RestoreConflict_Handler,
+		},
+		{
+			MethodName: "DeadLetters",
+			Handler:    _SyncService_DeadLetters_Handler,
+		},
+		{
+			MethodName: "ReplayDeadLetter",
+			Handler:    _SyncService_ReplayDeadLetter_Handler,
+		},
+		{
+			MethodName: "DropDeadLetter",
+			Handler:    _SyncService_DropDeadLetter_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

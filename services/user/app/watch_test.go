@@ -1,0 +1,63 @@
+package app
+
+import (
+	"log/slog"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"antipode.example/platform/fault"
+	"antipode.example/platform/replicate"
+)
+
+// documentedMetrics are those that the operator's page names.
+func documentedMetrics(t *testing.T) []string {
+	t.Helper()
+	page, err := os.ReadFile("../../../docs/operating.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile("`(antipode_[a-z_]+)`").FindAllStringSubmatch(string(page), -1)
+	if len(names) < 15 {
+		t.Fatalf("docs/operating.md names %d metrics", len(names))
+	}
+	var all []string
+	for _, n := range names {
+		all = append(all, n[1])
+	}
+	return all
+}
+
+// checkMetrics looks for every metric of the operator's page in what an instance shows. Nothing has to have happened for that.
+func checkMetrics(t *testing.T, shown func() string) {
+	t.Helper()
+	for _, name := range documentedMetrics(t) {
+		// Some need the first heartbeat of the other region.
+		eventually(t, "docs/operating.md names "+name+", and /metrics shows it", func() bool {
+			text := shown()
+			return strings.Contains(text, "\n"+name+"{") || strings.Contains(text, "\n"+name+" ")
+		})
+	}
+}
+
+func TestClockGuard(t *testing.T) {
+	ahead := time.Minute
+	g, err := newClockGuard(t.Context(), slog.New(slog.DiscardHandler), noop.Meter{}, func() []replicate.PeerStatus {
+		clock := replicate.ClockOffset{Offset: ahead, At: time.Now()}
+		return []replicate.PeerStatus{{Region: "a", Clock: clock}, {Region: "b", Clock: clock}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.mayWrite(); fault.FromStatus(err).Kind != fault.Clock || !g.off.Load() {
+		t.Errorf("a minute off: %v", err)
+	}
+	ahead = 0
+	if err := g.mayWrite(); err != nil || g.off.Load() {
+		t.Errorf("right again: %v", err)
+	}
+}
