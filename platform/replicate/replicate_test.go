@@ -311,7 +311,7 @@ func TestSurvivorsExchangeWhatASilentRegionLeft(t *testing.T) {
 				cfg.Peers[i].Brokers = []string{"127.0.0.1:1"} // cut off from a's log
 			}
 		}
-		cfg.SilentAfter, cfg.ExchangeEvery = time.Second, time.Second
+		cfg.SilentAfter, cfg.ExchangeEvery = 4*time.Second, time.Second // pings come every two seconds
 	})
 	w.run(t)
 	w.settle(t)
