@@ -1,0 +1,150 @@
+package mutants
+
+// mutant is a way in which the program could be wrong, and the test that has to notice.
+type mutant struct {
+	// name says what is wrong, guarantee what breaks by it.
+	name, guarantee string
+	// file, from the root of the repository, has the text old in one place, for which new is put in.
+	file, old, new string
+	// dir is the package of the test, from the root.
+	dir, test string
+}
+
+var table = []mutant{
+	{
+		name: "events are applied without the fence of their slots", guarantee: "nothing acknowledged is lost while a slot moves",
+		file: "platform/store/rows.go", old: "	shard.Fence(b, s.engine.Replica, slots...)\n", new: "	shard.Fence(b, s.engine.Replica)\n",
+		dir: "platform/store", test: "TestApplyMeetsAMovedSlot",
+	},
+	{
+		name: "the fence looks and does not lock", guarantee: "nothing acknowledged is lost while a slot moves",
+		file: "platform/shard/fence.go",
+		old:  "	b.Queue(\"select pg_advisory_xact_lock_shared($1, slot) from unnest($2::int[]) as slot\", LockClass, sorted)\n", new: "",
+		dir: "platform/store", test: "TestFenceHoldsAgainstAMoveInProgress",
+	},
+	{
+		name: "capture publishes what the standby does not have", guarantee: "nothing that may still be lost is told to anyone",
+		file: "platform/capture/publish.go", old: "		if limit >= want {\n", new: "		if want > 0 {\n",
+		dir: "platform/capture", test: "TestPublishesOnlyWhatTheStandbyHas",
+	},
+	{
+		name: "capture takes an error of Kafka for success", guarantee: "each event of a committed write reaches the log",
+		file: "platform/capture/publish.go", old: "		err := c.config.Publisher.Publish(ctx, messages)\n		if err == nil {\n",
+		new: "		if err := c.config.Publisher.Publish(ctx, messages); true {\n			_ = err\n			break\n		}\n		err := error(nil)\n		if err == nil {\n",
+		dir: "platform/capture", test: "TestUnknownOutcomeIsRepeated",
+	},
+	{
+		name: "the last writer of a row wins", guarantee: "concurrent changes of different fields are all kept",
+		file: "platform/record/merge.go", old: "	t := r.typeOf(a.Record.GetType())\n	oa, err := t.open(a.Record)\n",
+		new: `	last := func(rec *recordv1.Record) (s uint64) {
+		for _, l := range rec.GetLeaves() {
+			s = max(s, l.GetStamp())
+		}
+		return s
+	}
+	if x, y := last(a.Record), last(b.Record); x != y {
+		winner := a.Record
+		if y > x {
+			winner = b.Record
+		}
+		rec, err := r.canonical(winner)
+		return rec, nil, err
+	}
+	t := r.typeOf(a.Record.GetType())
+	oa, err := t.open(a.Record)
+`,
+		dir: "platform/record", test: "TestMergeOfConcurrentWrites",
+	},
+	{
+		name: "an event is applied though something that it builds on is missing", guarantee: "regions apply in causal order, and no gap passes",
+		file: "platform/state/apply.go", old: "	} else if !u.Vector.Dominates(in.before(dot)) {\n", new: "	} else if dot.N == 0 {\n",
+		dir: "platform/state", test: "TestEventsApplyInCausalOrder",
+	},
+	{
+		name: "a write is not stamped above what its caller has seen", guarantee: "what is written is ordered after what was read",
+		file: "platform/state/write.go", old: "hlc.Next(o.Now, u.MaxStamp, o.Seen)", new: "hlc.Next(o.Now, u.MaxStamp, 0)",
+		dir: "platform/state", test: "TestWritesStampAboveWhatWasSeen",
+	},
+	{
+		name: "a keyed creation is stamped with the time", guarantee: "a retry in another region undoes no later change",
+		file: "platform/record/apply.go", old: "		l.stamp = 0\n", new: "		_ = l.stamp\n",
+		dir: "platform/record", test: "TestKeyedCreates",
+	},
+	{
+		name: "a deletion is merged like any field", guarantee: "a deletion wins over every concurrent change",
+		file: "platform/record/merge.go", old: "a.Record.GetDeleted() != nil || b.Record.GetDeleted() != nil:", new: "a.Record.GetDeleted() != nil && b.Record.GetDeleted() != nil:",
+		dir: "services/user", test: "TestDeletionIsFinal",
+	},
+	{
+		name: "a region that was wiped keeps its incarnation", guarantee: "no two writes have one name",
+		file: "platform/store/incarnation.go", old: "	next := last + 1\n	given, err := give(ctx, region, next, numbers)\n",
+		new: "	next := max(last, 1)\n	given, err := true, error(nil)\n",
+		dir: "platform/store", test: "TestAWipedRegionNamesItsWritesAnew",
+	},
+	{
+		name: "a new incarnation does not wait for the writers of the old one", guarantee: "what was acknowledged before the end of an incarnation is not given up",
+		file: "platform/store/ended.go", old: "lock table replica in access exclusive mode", new: "lock table replica in access share mode",
+		dir: "platform/store", test: "TestANewIncarnationWaitsForTheWritersOfTheOld",
+	},
+	{
+		name: "events of an incarnation that was stopped are applied", guarantee: "regions agree on what is lost",
+		file: "platform/store/apply.go", old: "	if bt.stopped[causal.DotOf(ev.GetDot()).Replica] &&", new: "	if false &&",
+		dir: "platform/store", test: "TestNothingOfAStoppedReplicaIsApplied",
+	},
+	{
+		name: "an incarnation is closed by regions that have not read its log", guarantee: "what can still arrive is not given up",
+		file: "platform/replicate/closing.go", old: "	if x.Region() == c.store.Replica().Region() {\n", new: "	if x != 0 {\n",
+		dir: "platform/replicate", test: "TestAnIncarnationIsNotClosedUnread",
+	},
+	{
+		name: "the offset is stored before its batch is applied", guarantee: "a crash repeats, and never skips",
+		file: "platform/store/apply.go", old: "	bt := newBatch(s, inputs)\n	if err := bt.load(ctx, tx); err != nil {\n",
+		new: `	if early, err := sh.Primary.Begin(ctx); err == nil {
+		b := &pgx.Batch{}
+		s.queuePosition(b, pos)
+		if err := early.Commit(ctx, "store the position of a log", b); err != nil {
+			return Applied{}, nil, err
+		}
+	}
+	bt := newBatch(s, inputs)
+	if err := bt.load(ctx, tx); err != nil {
+`,
+		dir: "platform/store", test: "TestFailedBatchChangesNothing",
+	},
+	{
+		name: "a log that jumps is read on", guarantee: "regions that missed something catch up",
+		file: "platform/replicate/stream.go", old: "	p.suspect(why)\n", new: "	_ = why\n",
+		dir: "platform/replicate", test: "TestLogMadeAnew",
+	},
+	{
+		name: "an event that cannot be applied is dropped", guarantee: "nothing disappears without a dead letter",
+		file: "platform/replicate/letters.go", old: "		added, err := f.keep(ctx, m, l)\n", new: "		added, err := false, error(nil)\n",
+		dir: "platform/replicate", test: "TestPoisonGoesToTheDeadLetters",
+	},
+	{
+		name: "a commit whose wait for the standby was cut short is acknowledged", guarantee: "what was acknowledged is on two disks",
+		file: "platform/pg/tx.go", old: "	if w, ok := warnings[warningKey].(*pgconn.Notice); ok {\n", new: "	if w, ok := warnings[warningKey].(*pgconn.Notice); ok && w == nil {\n",
+		dir: "platform/pg", test: "TestCommitWaitingForStandby",
+	},
+	{
+		name: "the cache is set whatever is in it", guarantee: "an older copy never replaces a newer one",
+		file: "platform/cache/set.lua", old: "  if struct.unpack('>I8', old) > struct.unpack('>I8', ARGV[1]) then\n", new: "  if false then\n",
+		dir: "platform/cache", test: "TestVersions",
+	},
+	{
+		name: "a claim is confirmed whoever it names", guarantee: "no address has two owners",
+		file: "platform/claims/claims.go", old: "If(clientv3.Compare(clientv3.Value(string(key)), \"=\", expected)).Then(op(expected))",
+		new: "If(clientv3.Compare(clientv3.CreateRevision(string(key)), \">\", 0)).Then(op(expected))",
+		dir: "platform/claims", test: "TestLifeOfAClaim",
+	},
+	{
+		name: "a sign-up is named by its key alone", guarantee: "one key does not stand for two requests",
+		file: "services/user/create.go", old: "canonical, c.Key, string(n.fingerprint))", new: "canonical, c.Key)",
+		dir: "services/user/internal/rpc", test: "TestTwoRegions",
+	},
+	{
+		name: "a read answers what is here, whatever its caller has seen", guarantee: "a client's own past is always there",
+		file: "services/user/read.go", old: "	if err != nil || c.Deleted || e.Vector.Dominates(seen.Vector) {", new: "	if err != nil || c.ID == user {",
+		dir: "services/user/internal/rpc", test: "TestAPI",
+	},
+}
