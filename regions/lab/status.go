@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -46,8 +47,11 @@ type RegionStatus struct {
 	Namespace   string            `json:"namespace"`
 	Components  []ComponentStatus `json:"components"`
 	Replication *Replication      `json:"replication,omitempty"`
-	MemoryBytes uint64            `json:"memory_bytes"`
-	CPU         float64           `json:"cpu"`
+	// NoStandby are the shards whose primary has no synchronous standby, though the topology wants one: what they acknowledge is on one disk only, and nobody would
+	// take over.
+	NoStandby   []string `json:"no_standby,omitempty"`
+	MemoryBytes uint64   `json:"memory_bytes"`
+	CPU         float64  `json:"cpu"`
 }
 
 // ComponentStatus is one component.
@@ -116,11 +120,12 @@ func (r *Region) status(ctx context.Context, all []proc.Process) RegionStatus {
 		Name: r.Topology.Name, Number: r.Topology.Number, Door: r.Door().String(), Namespace: r.space.Name(),
 		Front: netip.AddrPortFrom(r.Topology.Front(), topology.PortFront).String(),
 	}
-	roles := r.roles(ctx)
+	nodes := r.nodes(ctx)
+	s.NoStandby = noStandby(r.Topology, nodes)
 	for i, u := range r.units {
 		c := r.componentStatus(u, r.components[i].Status(), all)
-		if role, ok := roles[u.Name]; ok && c.State == proc.Ready {
-			c.Detail = role
+		if n, ok := nodes[u.Name]; ok && c.State == proc.Ready {
+			c.Detail = n.Role()
 		}
 		s.MemoryBytes += c.Memory
 		s.CPU += c.CPU
@@ -133,28 +138,42 @@ func (r *Region) status(ctx context.Context, all []proc.Process) RegionStatus {
 	return s
 }
 
-const rolesTimeout = 500 * time.Millisecond
+const nodesTimeout = 500 * time.Millisecond
 
-// roles asks the database nodes who leads now: after a failover, what the last probe saw may be some seconds old.
-func (r *Region) roles(ctx context.Context) map[string]string {
-	ctx, cancel := context.WithTimeout(ctx, rolesTimeout)
+// nodes asks the database nodes who leads now: after a failover, what the last probe saw may be some seconds old.
+func (r *Region) nodes(ctx context.Context) map[string]engine.Node {
+	ctx, cancel := context.WithTimeout(ctx, nodesTimeout)
 	defer cancel()
 	var mu sync.Mutex
 	var asking sync.WaitGroup
-	roles := map[string]string{}
+	nodes := map[string]engine.Node{}
 	for shard := range r.Topology.Shards {
 		for node := range r.Topology.NodesPerShard {
 			asking.Go(func() {
 				if n, err := engine.AskNode(ctx, r.Dial, r.Topology, shard, node); err == nil {
 					mu.Lock()
 					defer mu.Unlock()
-					roles[engine.NodeName(shard, node)] = n.Role()
+					nodes[engine.NodeName(shard, node)] = n
 				}
 			})
 		}
 	}
 	asking.Wait()
-	return roles
+	return nodes
+}
+
+// noStandby lists the shards whose primary answers and has no synchronous standby.
+func noStandby(r topology.Region, nodes map[string]engine.Node) []string {
+	var shards []string
+	for shard := range r.Shards {
+		for node := range r.NodesPerShard {
+			n := nodes[engine.NodeName(shard, node)]
+			if r.NodesPerShard > 1 && n.Primary() && !n.Synchronous() {
+				shards = append(shards, fmt.Sprintf("s%d", shard+1))
+			}
+		}
+	}
+	return shards
 }
 
 func (r *Region) componentStatus(u engine.Unit, c proc.Status, all []proc.Process) ComponentStatus {

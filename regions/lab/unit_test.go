@@ -251,6 +251,34 @@ func TestLagsOfAllInstancesAreMerged(t *testing.T) {
 	}
 }
 
+func TestShardsWithoutAStandby(t *testing.T) {
+	node := func(role, sync string) engine.Node {
+		n := engine.Node{State: "running", RawRole: role}
+		if sync != "" {
+			n.Replication = append(n.Replication, struct {
+				Name  string `json:"application_name"`
+				State string `json:"state"`
+				Sync  string `json:"sync_state"`
+			}{"other", "streaming", sync})
+		}
+		return n
+	}
+	r := topology.Region{Shards: 4, NodesPerShard: 2}
+	nodes := map[string]engine.Node{
+		"pg-s1-1": node("replica", ""), "pg-s1-2": node("master", "sync"),
+		"pg-s2-1": node("master", "async"), "pg-s2-2": node("replica", ""),
+		"pg-s3-1": node("primary", ""),
+		"pg-s4-1": node("replica", ""), // the other one does not answer: nobody knows
+	}
+	if got := noStandby(r, nodes); !slices.Equal(got, []string{"s2", "s3"}) {
+		t.Errorf("shards without a standby are %v", got)
+	}
+	r.NodesPerShard = 1
+	if got := noStandby(r, nodes); got != nil {
+		t.Errorf("where none is wanted: %v", got)
+	}
+}
+
 func TestDigestsTellBehindFromDiverged(t *testing.T) {
 	digest := func(vectors, states string) map[uint32]*replicationv1.SlotDigest {
 		if vectors == "" {

@@ -153,7 +153,7 @@ func TestDownOfALabThatIsNotRunning(t *testing.T) {
 
 func TestStatusAsTextAndJSON(t *testing.T) {
 	status := lab.Status{Lab: "x", State: "up", Faults: []lab.ActiveFault{{Name: "cut us-east eu-west"}, {Name: "clock us-east +5m"}}, Regions: []lab.RegionStatus{{
-		Name: "us-east", State: "degraded", Door: "127.10.1.1:8080", Front: "198.18.1.1:8080",
+		Name: "us-east", State: "degraded", Door: "127.10.1.1:8080", Front: "198.18.1.1:8080", NoStandby: []string{"s1", "s2"},
 		Components: []lab.ComponentStatus{
 			{Name: "kafka", State: proc.Backoff, Restarts: 3, LastError: "ended with exit status 1 after 2s", Since: time.Now().Add(-90 * time.Second)},
 			{Name: "pg-s1-1", State: proc.Ready, Detail: "primary", PID: 42, Memory: 50 << 20, CPU: 0.015},
@@ -165,6 +165,7 @@ func TestStatusAsTextAndJSON(t *testing.T) {
 	for _, want := range []string{
 		"faults are active: cut us-east eu-west; clock us-east +5m", "us-east is degraded", "kafka backoff ended with exit status 1 after 2s 1m30s 3", "pg-s1-1 ready primary", "50 MiB", "1.5 %",
 		"from eu-west s1 lag 44 ms heard 0.3 s ago 2 parked",
+		"no synchronous standby: shard s1, s2",
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(text.String()), " "), want) {
 			t.Errorf("status lacks %q:\n%s", want, text.String())

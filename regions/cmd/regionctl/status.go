@@ -73,6 +73,9 @@ func writeStatus(out io.Writer, s lab.Status) {
 			rows = append(rows, componentRow(c))
 		}
 		table(out, rows)
+		if len(r.NoStandby) > 0 {
+			fmt.Fprintf(out, "  no synchronous standby: shard %s: nobody would take over, and what is acknowledged is on one disk only\n", strings.Join(r.NoStandby, ", "))
+		}
 		writeReplication(out, r.Replication)
 	}
 }
