@@ -56,7 +56,7 @@ test-e2e: build
 	go test -p 1 -timeout 15m $(AS_ROOT) ./e2e ./e2e/operate ./e2e/mutants
 
 accept: deps-test build ## what has counts and time bounds, in full; prints measured against bound
-	go test -v -p 1 -timeout 90m -count=1 $(AS_ROOT) ./e2e/operate ./e2e -args -accept
+	go test -v -p 1 -timeout 180m -count=1 $(AS_ROOT) ./e2e/operate ./e2e -args -accept
 	go test -v -timeout 60m -count=1 ./e2e/mutants -args -accept
 
 bench: deps-test build ## costs as ratios against references of the same run, into docs/benchmarks.md (BENCH=short: see that it works)

@@ -45,25 +45,29 @@ func digests(ctx context.Context, r *lab.Region) ([]*replicationv1.SlotDigest, e
 func converged(t *testing.T) {
 	t.Helper()
 	eventually(t, "all regions hold the same", func(ctx context.Context) error {
-		regions := world.Regions()
-		first, err := digests(ctx, regions[0])
+		return alike(ctx, world.Regions()...)
+	})
+}
+
+// alike returns nil when these regions hold the same.
+func alike(ctx context.Context, regions ...*lab.Region) error {
+	first, err := digests(ctx, regions[0])
+	if err != nil {
+		return err
+	}
+	if len(first) == 0 {
+		return errors.New("no slot holds anything")
+	}
+	for _, r := range regions[1:] {
+		other, err := digests(ctx, r)
 		if err != nil {
 			return err
 		}
-		if len(first) == 0 {
-			return errors.New("no slot holds anything")
+		if err := same(first, other); err != nil {
+			return fmt.Errorf("%s and %s: %w", regions[0].Topology.Name, r.Topology.Name, err)
 		}
-		for _, r := range regions[1:] {
-			other, err := digests(ctx, r)
-			if err != nil {
-				return err
-			}
-			if err := same(first, other); err != nil {
-				return fmt.Errorf("%s and %s: %w", regions[0].Topology.Name, r.Topology.Name, err)
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 func same(a, b []*replicationv1.SlotDigest) error {

@@ -1,7 +1,3 @@
-// Package mutants breaks the program on purpose, one guarantee at a time, and wants a test to notice each time: the test of the table, by name.
-//
-// A mutant is a text for another text in one file, given to the go command as an overlay, so that no file of the repository changes. With -accept all of them
-// run; else two, and of the others only that they still fit the code.
 package mutants
 
 import (

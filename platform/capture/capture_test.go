@@ -383,6 +383,69 @@ func TestUnpublishedStaysInTheSlot(t *testing.T) {
 	}
 }
 
+// gate is a recorder whose broker is gone until it is opened.
+type gate struct {
+	recorder
+	calls atomic.Int32
+	open  chan struct{}
+}
+
+func (g *gate) Publish(ctx context.Context, messages []kafka.Message) error {
+	g.calls.Add(1)
+	select {
+	case <-g.open:
+		return g.recorder.Publish(ctx, messages)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// The broker is gone for so long that PostgreSQL gives the slot up, under the capture that uses it. It is made anew, and what is written then is published.
+func TestASlotThatWasGivenUpIsMadeAnew(t *testing.T) {
+	db := pgtest.New(t, pgtest.On(pgtest.NewServer(t, map[string]string{"max_slot_wal_keep_size": "1MB"})), pgtest.Schema("capture", migrate))
+	away := &gate{open: make(chan struct{})}
+	p := start(t, db, leasetest.Start(t), "a", away)
+	eventually(t, "capture streams", streaming(p))
+	user := newUser(t)
+	if err := write(t.Context(), db, user); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "capture tries to publish", func() bool { return away.calls.Load() > 0 })
+	var written string
+	if err := db.Pool.QueryRow(t.Context(), "select pg_current_wal_flush_lsn()").Scan(&written); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a slot from after the write", func() bool {
+		for _, sql := range []string{"select pg_logical_emit_message(false, 'fill', 'x')", "select pg_switch_wal()", "checkpoint"} {
+			if _, err := db.Pool.Exec(t.Context(), sql); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var anew bool
+		err := db.Pool.QueryRow(t.Context(), "select coalesce(bool_or(active and restart_lsn > $1::pg_lsn), false) from pg_replication_slots", written).Scan(&anew)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return anew
+	})
+	close(away.open)
+	eventually(t, "a later write is published", func() bool {
+		if err := write(t.Context(), db, user); err != nil {
+			t.Fatal(err)
+		}
+		return away.count() > 0
+	})
+	away.mu.Lock()
+	defer away.mu.Unlock()
+	var e replicationv1.Envelope
+	if err := proto.Unmarshal(away.messages[0].Value, &e); err != nil {
+		t.Fatal(err)
+	}
+	if n := e.GetEvent().GetDot().GetN(); n < 2 {
+		t.Errorf("write %d is published, so the slot was never given up", n)
+	}
+}
+
 // While the synchronous standby stands still, nothing of what it lacks is published, however long that takes and although decoding has it.
 func TestPublishesOnlyWhatTheStandbyHas(t *testing.T) {
 	primary := pgtest.NewServer(t, nil)

@@ -277,6 +277,50 @@ func TestLogMadeAnew(t *testing.T) {
 	}
 }
 
+// PostgreSQL gives up a slot that keeps more of the log than max_slot_wal_keep_size. What it held never comes by the topic; comparing finds it.
+func TestASlotThatWasGivenUpIsHealedBySync(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	a, b := w.regions[0], w.regions[1]
+	b.options = append(b.options, func(cfg *replicate.Config) { cfg.CheckEvery = 5 * time.Second })
+	w.run(t)
+	user := newUser(t)
+	a.mustSet(t, user, "title", "before")
+	eventually(t, "a write arrives", func() bool { return b.title(t, user) == "before" })
+	a.stopCapture()
+	a.stopServer() // nobody can compare before the topic goes on
+	a.mustSet(t, newUser(t), "title", "lost")
+	db := a.dbs[0]
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := db.Pool.Exec(context.WithoutCancel(t.Context()), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("alter system set max_slot_wal_keep_size = '1MB'")
+	exec("select pg_reload_conf()")
+	t.Cleanup(func() {
+		exec("alter system reset max_slot_wal_keep_size")
+		exec("select pg_reload_conf()")
+	})
+	eventually(t, "PostgreSQL gives the slot up", func() (lost bool) {
+		exec("select pg_logical_emit_message(false, 'fill', 'x')")
+		exec("select pg_switch_wal()")
+		exec("checkpoint")
+		if err := db.Pool.QueryRow(t.Context(), "select wal_status = 'lost' from pg_replication_slots where slot_name = $1", "slot_"+db.Name).Scan(&lost); err != nil {
+			t.Fatal(err)
+		}
+		return lost
+	})
+	a.capture(t)
+	a.mustSet(t, user, "title", "after")
+	eventually(t, "the log goes on", func() bool { return b.title(t, user) == "after" })
+	if w.same(t) {
+		t.Error("nothing was lost with the slot")
+	}
+	a.serve(t)
+	eventually(t, "the regions are the same", func() bool { return w.same(t) })
+}
+
 // fill puts heartbeats into every partition.
 func fill(t *testing.T, w *world, r *region, n int) {
 	t.Helper()

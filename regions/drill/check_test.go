@@ -62,7 +62,7 @@ func TestCheck(t *testing.T) {
 			ledger := NewLedger(nil)
 			ledger.add(create)
 			for _, w := range test.updates {
-				w.Sent = ledger.now()
+				w.Sent = ledger.Now()
 				ledger.add(w)
 			}
 			writes, err := ledger.Writes()

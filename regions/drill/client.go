@@ -25,8 +25,8 @@ const (
 	keyHeader        = "idempotency-key"
 )
 
-// requestLimit is how long a client waits for an answer.
-const requestLimit = 5 * time.Second
+// requestLimit is how long a client waits for an answer: longer than a region takes to refuse a sign-up for which there is no quorum.
+const requestLimit = 10 * time.Second
 
 // client speaks REST to regions. Each request has a connection of its own, for a connection into a region that has gone silent would hold up the next request too.
 type client struct{ http *http.Client }

@@ -84,7 +84,8 @@ func ReadLedger(in io.Reader) (*Ledger, error) {
 	}
 }
 
-func (l *Ledger) now() time.Duration { return time.Since(l.began) }
+// Now is the time on the clock of the entries.
+func (l *Ledger) Now() time.Duration { return time.Since(l.began) }
 
 func (l *Ledger) add(w Write) {
 	l.mu.Lock()

@@ -212,7 +212,7 @@ func (l *Load) stall() {
 func (l *Load) create(ctx context.Context, r Region, w Write) (Write, answer) {
 	key := strings.ToLower(cryptorand.Text())
 	w.Email = key + "@example.com"
-	w.Sent = l.ledger.now()
+	w.Sent = l.ledger.Now()
 	a, err := l.client.do(ctx, r, http.MethodPost, "/v1/users", fmt.Sprintf(`{"firstName":%q,"email":%q}`, w.Value, w.Email),
 		map[string]string{keyHeader: key, durabilityHeader: w.Asked})
 	w = l.done(w, a, err)
@@ -223,7 +223,7 @@ func (l *Load) create(ctx context.Context, r Region, w Write) (Write, answer) {
 func (l *Load) update(ctx context.Context, r Region, w Write, s *session) {
 	s.n++
 	w.User, w.Value = s.user, fmt.Sprintf("%s-%d", r.Name, s.n)
-	w.Sent = l.ledger.now()
+	w.Sent = l.ledger.Now()
 	a, err := l.client.do(ctx, r, http.MethodPatch, "/v1/users/"+s.user, fmt.Sprintf(`{%q:%q}`, w.Field, w.Value),
 		map[string]string{tokenHeader: s.token, durabilityHeader: w.Asked})
 	w = l.done(w, a, err)
@@ -236,7 +236,7 @@ func (l *Load) update(ctx context.Context, r Region, w Write, s *session) {
 }
 
 func (l *Load) done(w Write, a answer, err error) Write {
-	w.Done = l.ledger.now()
+	w.Done = l.ledger.Now()
 	w.Outcome, w.Reason = outcome(a, err)
 	if w.Outcome != Acked {
 		return w

@@ -157,23 +157,17 @@ func bindCrash(l *Lab, a faultArgs) (effect, error) {
 func bindPause(l *Lab, a faultArgs) (effect, error) {
 	t, err := l.target(a.component)
 	return effect{
-		check:  t.runs,
-		inject: func(ctx context.Context, _ []int) error { return l.Act(ctx, Pause, t.name) },
-		verify: func(context.Context) error {
-			members, err := t.processes()
-			if err != nil {
+		check: t.runs,
+		inject: func(ctx context.Context, _ []int) error {
+			if err := l.Act(ctx, Pause, t.name); err != nil {
 				return err
 			}
-			for _, p := range members {
-				if !p.Stopped {
-					return fmt.Errorf("process %d is not stopped", p.PID)
-				}
-			}
-			if len(members) == 0 {
-				return errors.New("it has no process")
-			}
-			return nil
+			// A process stops when it is next scheduled, or back from the disk.
+			ctx, cancel := context.WithTimeout(ctx, stopWait)
+			defer cancel()
+			return poll(ctx, t.stopped)
 		},
+		verify: func(context.Context) error { return t.stopped() },
 		heal: func(ctx context.Context) error {
 			if t.c.Status().State == proc.Paused {
 				if err := l.Act(ctx, Resume, t.name); err != nil {
@@ -184,6 +178,25 @@ func bindPause(l *Lab, a faultArgs) (effect, error) {
 		},
 		holds: []string{t.name},
 	}, err
+}
+
+const stopWait = 10 * time.Second
+
+// stopped returns nil when all processes of the component are.
+func (t target) stopped() error {
+	members, err := t.processes()
+	if err != nil {
+		return err
+	}
+	for _, p := range members {
+		if !p.Stopped {
+			return fmt.Errorf("process %d is not stopped", p.PID)
+		}
+	}
+	if len(members) == 0 {
+		return errors.New("it has no process")
+	}
+	return nil
 }
 
 func bindOrphan(l *Lab, a faultArgs) (effect, error) {

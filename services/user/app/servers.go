@@ -81,7 +81,7 @@ func (a *App) capture() []lifecycle.Component {
 		parts = append(parts, lifecycle.Component{
 			Name: "capture " + s.Name,
 			Start: func(context.Context) (err error) {
-				c, err = capture.New(capture.Config{
+				c, err = capture.New(capture.Config{ //nolint:contextcheck // counters begin at 0, for nobody
 					Service: a.cfg.Service, Shard: s.Name, Database: a.cfg.shards().Primary(i), Publisher: a.events.Producer(a.cfg.topic()),
 					OnEvents: a.repeat, Leases: a.leases, Logger: a.log, Meter: a.telemetry.Meters.Meter("antipode"),
 				})
