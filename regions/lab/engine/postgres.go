@@ -141,7 +141,13 @@ func AskNode(ctx context.Context, dial Dial, r topology.Region, shard, node int)
 	return n, nil
 }
 
-// ShardReady returns nil once a shard can lose any node: it has a primary and, if it has more than one node, a synchronous standby that streams and
+// leads returns nil when a node holds its shard's leader lock. A primary that is still being made runs before, and has no users yet.
+func leads(ctx context.Context, dial Dial, r topology.Region, shard, node int) error {
+	_, err := get(ctx, dial, httpURL(at(r.Node(shard, node), topology.PortPatroni))+"/leader")
+	return err
+}
+
+// ShardReady returns nil once a shard can lose any node: it has a primary that leads and, if it has more than one node, a synchronous standby that streams and
 // that Patroni's store names. Before it streams, losing the primary would lose what it acknowledged; before it is named, nobody would take over.
 func ShardReady(ctx context.Context, dial Dial, r topology.Region, shard int) error {
 	var last error
@@ -152,7 +158,9 @@ func ShardReady(ctx context.Context, dial Dial, r topology.Region, shard int) er
 		case err != nil:
 			last = err
 		case n.Primary():
-			primary, streams = true, n.Synchronous()
+			if last = leads(ctx, dial, r, shard, node); last == nil {
+				primary, streams = true, n.Synchronous()
+			}
 		case n.SyncStandby:
 			named = true
 		}
