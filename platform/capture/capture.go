@@ -10,7 +10,7 @@
 //
 // One process of the region leads for each shard, by a lease; that the slot serves only one connection makes it safe. Duplicates come with every change of leader
 // and every failover; consumers skip them by vector. A slot that PostgreSQL gave up (max_slot_wal_keep_size) is made anew: what lay between never
-// reaches the topic, and other regions fetch it by sync.
+// reaches the topic; a Gap in its place tells other regions to fetch it by sync.
 package capture
 
 import (

@@ -104,17 +104,25 @@ func newUser(t *testing.T) id.ID {
 	return user
 }
 
-// recorder is a publisher that keeps what it is given.
+// recorder is a publisher that keeps what it is given, and counts what tells of a gap.
 type recorder struct {
 	mu       sync.Mutex
 	messages []kafka.Message
+	gaps     int
 	fail     atomic.Int32 // that many calls report an unknown outcome
 }
 
 func (r *recorder) Publish(_ context.Context, messages []kafka.Message) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.messages = append(r.messages, messages...)
+	events := slices.DeleteFunc(slices.Clone(messages), func(m kafka.Message) bool {
+		var e replicationv1.Envelope
+		return proto.Unmarshal(m.Value, &e) == nil && e.GetGap() != nil
+	})
+	if r.gaps += len(messages) - len(events); len(events) == 0 {
+		return nil
+	}
+	r.messages = append(r.messages, events...)
 	if r.fail.Add(-1) >= 0 {
 		return fmt.Errorf("the outcome is unknown")
 	}
@@ -325,6 +333,10 @@ func TestTakesTheSlotOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the event is published", func() bool { return r.count() == 1 })
+	if r.mu.Lock(); r.gaps != 0 {
+		t.Errorf("a slot that was there tells of %d gaps", r.gaps)
+	}
+	r.mu.Unlock()
 }
 
 // An unknown outcome is repeated as a whole before anything else.
@@ -443,6 +455,9 @@ func TestASlotThatWasGivenUpIsMadeAnew(t *testing.T) {
 	}
 	if n := e.GetEvent().GetDot().GetN(); n < 2 {
 		t.Errorf("write %d is published, so the slot was never given up", n)
+	}
+	if away.gaps == 0 {
+		t.Error("nobody is told of the gap")
 	}
 }
 

@@ -143,5 +143,5 @@ func (c *Capture) message(ctx context.Context, content []byte) (kafka.Message, *
 		// Every partition has readers of its own, whose lag the heartbeat shows.
 		return kafka.Message{Value: content, EveryPartition: true}, nil
 	}
-	return kafka.Message{Key: e.GetEvent().GetUserId(), Value: content}, e.GetEvent()
+	return kafka.Message{Key: e.GetEvent().GetUserId(), Value: content}, e.GetEvent() // a gap has no key, and any one partition will do
 }

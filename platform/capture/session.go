@@ -10,7 +10,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
+	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/lease"
 )
 
@@ -96,9 +98,33 @@ func (c *Capture) ensureSlot(ctx context.Context, control *pgx.Conn) error {
 	if _, err := control.Exec(ctx, "select pg_create_logical_replication_slot($1, 'pgoutput')", c.config.Slot); err != nil {
 		return fmt.Errorf("create slot %s: %w", c.config.Slot, err)
 	}
+	if err := c.tellGap(ctx, control); err != nil {
+		_, dropErr := control.Exec(context.WithoutCancel(ctx), "select pg_drop_replication_slot($1)", c.config.Slot) // or nobody would tell
+		return errors.Join(fmt.Errorf("tell of the gap before slot %s: %w", c.config.Slot, err), dropErr)
+	}
 	c.metrics.slotsLost.Add(ctx, 1, c.metrics.attributes)
 	c.logger.WarnContext(ctx, "replication slot made anew; other regions get earlier events by sync only", "slot", c.config.Slot, "was_lost", lost)
 	return nil
+}
+
+// tellGap puts into the shard's log, as the first thing that the new slot brings, that something before it is missing from the topic.
+func (c *Capture) tellGap(ctx context.Context, control *pgx.Conn) error {
+	content, err := proto.Marshal(&replicationv1.Envelope{Payload: &replicationv1.Envelope_Gap{Gap: &replicationv1.Gap{Service: c.config.Service, Shard: c.config.Shard}}})
+	if err != nil {
+		return err
+	}
+	tx, err := control.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := tx.Exec(ctx, "set local synchronous_commit = off"); err != nil { // it is published when the standby has it, and a standby that stands still must not stop the session
+		return err
+	}
+	if _, err := tx.Exec(ctx, "select pg_logical_emit_message(true, $1::text, $2::bytea)", c.config.Prefix, content); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
 }
 
 // freeSlot ends the session of a former leader. Without a confirmed lease it leaves that to the slot: the other may be the leader.

@@ -214,6 +214,7 @@ type item struct {
 type group struct {
 	items      []item
 	heartbeats []*replicationv1.Heartbeat
+	gap        bool
 	// next is the offset after the group.
 	next int64
 }
@@ -252,6 +253,8 @@ func (f *follower) take(ctx context.Context, messages []kafka.Message) (n int, e
 		case e.GetHeartbeat() != nil:
 			f.wrote(e.GetHeartbeat().GetReplica())
 			g.heartbeats = append(g.heartbeats, e.GetHeartbeat())
+		case e.GetGap() != nil:
+			g.gap = true
 		default:
 			err = f.deadLetter(ctx, m, nil, errors.New("the envelope is empty or of a kind that is not known"))
 		}
@@ -267,6 +270,10 @@ func (f *follower) take(ctx context.Context, messages []kafka.Message) (n int, e
 		f.logger.WarnContext(ctx, "log of a region has news below the position that was stored for it",
 			"region", f.peer.Region, "partition", f.partition, "events", news)
 		f.jumped(ctx, f.peer, "news below the position")
+	}
+	if g.gap && g.next > f.next {
+		f.logger.WarnContext(ctx, "log of a region has a gap", "region", f.peer.Region, "partition", f.partition)
+		f.jumped(ctx, f.peer, "gap")
 	}
 	for _, h := range g.heartbeats {
 		f.lag.note(f.peer.Region, f.partition, h)

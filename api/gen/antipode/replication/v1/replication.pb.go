@@ -282,6 +282,60 @@ func (x *Heartbeat) GetSystemId() uint64 {
 	return 0
 }
 
+// Gap stands in a region's log where events are missing that a shard has: its replication slot was made anew. Whoever reads it compares itself with the region.
+type Gap struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// The shard's name.
+	Shard         string `protobuf:"bytes,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gap) Reset() {
+	*x = Gap{}
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gap) ProtoMessage() {}
+
+func (x *Gap) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gap.ProtoReflect.Descriptor instead.
+func (*Gap) Descriptor() ([]byte, []int) {
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Gap) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Gap) GetShard() string {
+	if x != nil {
+		return x.Shard
+	}
+	return ""
+}
+
 // Envelope is the value of each message on a region's log, and the content of each logical message in the database.
 type Envelope struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -289,6 +343,7 @@ type Envelope struct {
 	//
 	//	*Envelope_Event
 	//	*Envelope_Heartbeat
+	//	*Envelope_Gap
 	Payload       isEnvelope_Payload `protobuf_oneof:"payload"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -296,7 +351,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[2]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -308,7 +363,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[2]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,7 +376,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{2}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Envelope) GetPayload() isEnvelope_Payload {
@@ -349,6 +404,15 @@ func (x *Envelope) GetHeartbeat() *Heartbeat {
 	return nil
 }
 
+func (x *Envelope) GetGap() *Gap {
+	if x != nil {
+		if x, ok := x.Payload.(*Envelope_Gap); ok {
+			return x.Gap
+		}
+	}
+	return nil
+}
+
 type isEnvelope_Payload interface {
 	isEnvelope_Payload()
 }
@@ -361,9 +425,15 @@ type Envelope_Heartbeat struct {
 	Heartbeat *Heartbeat `protobuf:"bytes,2,opt,name=heartbeat,proto3,oneof"`
 }
 
+type Envelope_Gap struct {
+	Gap *Gap `protobuf:"bytes,3,opt,name=gap,proto3,oneof"`
+}
+
 func (*Envelope_Event) isEnvelope_Payload() {}
 
 func (*Envelope_Heartbeat) isEnvelope_Payload() {}
+
+func (*Envelope_Gap) isEnvelope_Payload() {}
 
 // State is all that a region holds of one user in one service, from one snapshot.
 type State struct {
@@ -383,7 +453,7 @@ type State struct {
 
 func (x *State) Reset() {
 	*x = State{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[3]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +465,7 @@ func (x *State) String() string {
 func (*State) ProtoMessage() {}
 
 func (x *State) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[3]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +478,7 @@ func (x *State) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use State.ProtoReflect.Descriptor instead.
 func (*State) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{3}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *State) GetUserId() []byte {
@@ -472,7 +542,7 @@ type DigestRequest struct {
 
 func (x *DigestRequest) Reset() {
 	*x = DigestRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[4]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +554,7 @@ func (x *DigestRequest) String() string {
 func (*DigestRequest) ProtoMessage() {}
 
 func (x *DigestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[4]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +567,7 @@ func (x *DigestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRequest.ProtoReflect.Descriptor instead.
 func (*DigestRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{4}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DigestRequest) GetFirstSlot() uint32 {
@@ -530,7 +600,7 @@ type SlotDigest struct {
 
 func (x *SlotDigest) Reset() {
 	*x = SlotDigest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[5]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +612,7 @@ func (x *SlotDigest) String() string {
 func (*SlotDigest) ProtoMessage() {}
 
 func (x *SlotDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[5]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +625,7 @@ func (x *SlotDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlotDigest.ProtoReflect.Descriptor instead.
 func (*SlotDigest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{5}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SlotDigest) GetSlot() uint32 {
@@ -596,7 +666,7 @@ type DigestResponse struct {
 
 func (x *DigestResponse) Reset() {
 	*x = DigestResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[6]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +678,7 @@ func (x *DigestResponse) String() string {
 func (*DigestResponse) ProtoMessage() {}
 
 func (x *DigestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[6]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +691,7 @@ func (x *DigestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestResponse.ProtoReflect.Descriptor instead.
 func (*DigestResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{6}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DigestResponse) GetSlots() []*SlotDigest {
@@ -644,7 +714,7 @@ type VectorsRequest struct {
 
 func (x *VectorsRequest) Reset() {
 	*x = VectorsRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[7]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +726,7 @@ func (x *VectorsRequest) String() string {
 func (*VectorsRequest) ProtoMessage() {}
 
 func (x *VectorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[7]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +739,7 @@ func (x *VectorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorsRequest.ProtoReflect.Descriptor instead.
 func (*VectorsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{7}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *VectorsRequest) GetSlot() uint32 {
@@ -705,7 +775,7 @@ type UserVector struct {
 
 func (x *UserVector) Reset() {
 	*x = UserVector{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[8]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +787,7 @@ func (x *UserVector) String() string {
 func (*UserVector) ProtoMessage() {}
 
 func (x *UserVector) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[8]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +800,7 @@ func (x *UserVector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserVector.ProtoReflect.Descriptor instead.
 func (*UserVector) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{8}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UserVector) GetUserId() []byte {
@@ -765,7 +835,7 @@ type VectorsResponse struct {
 
 func (x *VectorsResponse) Reset() {
 	*x = VectorsResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[9]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +847,7 @@ func (x *VectorsResponse) String() string {
 func (*VectorsResponse) ProtoMessage() {}
 
 func (x *VectorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[9]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +860,7 @@ func (x *VectorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VectorsResponse.ProtoReflect.Descriptor instead.
 func (*VectorsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{9}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VectorsResponse) GetUsers() []*UserVector {
@@ -817,7 +887,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[10]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +899,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[10]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +912,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{10}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FetchRequest) GetUserIds() [][]byte {
@@ -862,7 +932,7 @@ type FetchResponse struct {
 
 func (x *FetchResponse) Reset() {
 	*x = FetchResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[11]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +944,7 @@ func (x *FetchResponse) String() string {
 func (*FetchResponse) ProtoMessage() {}
 
 func (x *FetchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[11]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +957,7 @@ func (x *FetchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchResponse.ProtoReflect.Descriptor instead.
 func (*FetchResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{11}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FetchResponse) GetStates() []*State {
@@ -907,7 +977,7 @@ type AwaitVectorRequest struct {
 
 func (x *AwaitVectorRequest) Reset() {
 	*x = AwaitVectorRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[12]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +989,7 @@ func (x *AwaitVectorRequest) String() string {
 func (*AwaitVectorRequest) ProtoMessage() {}
 
 func (x *AwaitVectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[12]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1002,7 @@ func (x *AwaitVectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitVectorRequest.ProtoReflect.Descriptor instead.
 func (*AwaitVectorRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{12}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AwaitVectorRequest) GetUserId() []byte {
@@ -958,7 +1028,7 @@ type AwaitVectorResponse struct {
 
 func (x *AwaitVectorResponse) Reset() {
 	*x = AwaitVectorResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[13]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1040,7 @@ func (x *AwaitVectorResponse) String() string {
 func (*AwaitVectorResponse) ProtoMessage() {}
 
 func (x *AwaitVectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[13]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1053,7 @@ func (x *AwaitVectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitVectorResponse.ProtoReflect.Descriptor instead.
 func (*AwaitVectorResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{13}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AwaitVectorResponse) GetCovered() bool {
@@ -1001,7 +1071,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[14]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1083,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[14]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1096,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{14}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{15}
 }
 
 type PingResponse struct {
@@ -1041,7 +1111,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[15]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1123,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[15]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1136,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{15}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PingResponse) GetUnixMs() int64 {
@@ -1091,7 +1161,7 @@ type LagRequest struct {
 
 func (x *LagRequest) Reset() {
 	*x = LagRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[16]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1173,7 @@ func (x *LagRequest) String() string {
 func (*LagRequest) ProtoMessage() {}
 
 func (x *LagRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[16]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1186,7 @@ func (x *LagRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LagRequest.ProtoReflect.Descriptor instead.
 func (*LagRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{16}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{17}
 }
 
 // What is known of one shard of another region, from its last heartbeat.
@@ -1136,7 +1206,7 @@ type ShardLag struct {
 
 func (x *ShardLag) Reset() {
 	*x = ShardLag{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[17]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1218,7 @@ func (x *ShardLag) String() string {
 func (*ShardLag) ProtoMessage() {}
 
 func (x *ShardLag) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[17]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1231,7 @@ func (x *ShardLag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardLag.ProtoReflect.Descriptor instead.
 func (*ShardLag) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{17}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ShardLag) GetRegion() string {
@@ -1230,7 +1300,7 @@ type LagResponse struct {
 
 func (x *LagResponse) Reset() {
 	*x = LagResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[18]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1312,7 @@ func (x *LagResponse) String() string {
 func (*LagResponse) ProtoMessage() {}
 
 func (x *LagResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[18]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1325,7 @@ func (x *LagResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LagResponse.ProtoReflect.Descriptor instead.
 func (*LagResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{18}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LagResponse) GetShards() []*ShardLag {
@@ -1363,7 +1433,7 @@ type EndedReplica struct {
 
 func (x *EndedReplica) Reset() {
 	*x = EndedReplica{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[19]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1445,7 @@ func (x *EndedReplica) String() string {
 func (*EndedReplica) ProtoMessage() {}
 
 func (x *EndedReplica) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[19]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1458,7 @@ func (x *EndedReplica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndedReplica.ProtoReflect.Descriptor instead.
 func (*EndedReplica) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{19}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *EndedReplica) GetReplica() uint32 {
@@ -1431,7 +1501,7 @@ type PeerState struct {
 
 func (x *PeerState) Reset() {
 	*x = PeerState{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[20]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1513,7 @@ func (x *PeerState) String() string {
 func (*PeerState) ProtoMessage() {}
 
 func (x *PeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[20]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1526,7 @@ func (x *PeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
 func (*PeerState) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{20}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PeerState) GetRegion() string {
@@ -1511,7 +1581,7 @@ type ReconcileRequest struct {
 
 func (x *ReconcileRequest) Reset() {
 	*x = ReconcileRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[21]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1593,7 @@ func (x *ReconcileRequest) String() string {
 func (*ReconcileRequest) ProtoMessage() {}
 
 func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[21]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1606,7 @@ func (x *ReconcileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileRequest.ProtoReflect.Descriptor instead.
 func (*ReconcileRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{21}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReconcileRequest) GetRegion() string {
@@ -1560,7 +1630,7 @@ type ReconcileResponse struct {
 
 func (x *ReconcileResponse) Reset() {
 	*x = ReconcileResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[22]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1642,7 @@ func (x *ReconcileResponse) String() string {
 func (*ReconcileResponse) ProtoMessage() {}
 
 func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[22]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1655,7 @@ func (x *ReconcileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconcileResponse.ProtoReflect.Descriptor instead.
 func (*ReconcileResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{22}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReconcileResponse) GetSlots() uint32 {
@@ -1630,7 +1700,7 @@ type ConflictsRequest struct {
 
 func (x *ConflictsRequest) Reset() {
 	*x = ConflictsRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[23]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1712,7 @@ func (x *ConflictsRequest) String() string {
 func (*ConflictsRequest) ProtoMessage() {}
 
 func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[23]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1725,7 @@ func (x *ConflictsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsRequest.ProtoReflect.Descriptor instead.
 func (*ConflictsRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{23}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ConflictsRequest) GetUserId() []byte {
@@ -1696,7 +1766,7 @@ type ConflictEntry struct {
 
 func (x *ConflictEntry) Reset() {
 	*x = ConflictEntry{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[24]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1778,7 @@ func (x *ConflictEntry) String() string {
 func (*ConflictEntry) ProtoMessage() {}
 
 func (x *ConflictEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[24]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1791,7 @@ func (x *ConflictEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictEntry.ProtoReflect.Descriptor instead.
 func (*ConflictEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{24}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ConflictEntry) GetName() string {
@@ -1777,7 +1847,7 @@ type ConflictsResponse struct {
 
 func (x *ConflictsResponse) Reset() {
 	*x = ConflictsResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[25]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +1859,7 @@ func (x *ConflictsResponse) String() string {
 func (*ConflictsResponse) ProtoMessage() {}
 
 func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[25]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +1872,7 @@ func (x *ConflictsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConflictsResponse.ProtoReflect.Descriptor instead.
 func (*ConflictsResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{25}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ConflictsResponse) GetEntries() []*ConflictEntry {
@@ -1829,7 +1899,7 @@ type RestoreConflictRequest struct {
 
 func (x *RestoreConflictRequest) Reset() {
 	*x = RestoreConflictRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[26]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1911,7 @@ func (x *RestoreConflictRequest) String() string {
 func (*RestoreConflictRequest) ProtoMessage() {}
 
 func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[26]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1924,7 @@ func (x *RestoreConflictRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreConflictRequest.ProtoReflect.Descriptor instead.
 func (*RestoreConflictRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{26}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RestoreConflictRequest) GetUserId() []byte {
@@ -1881,7 +1951,7 @@ type RestoreConflictResponse struct {
 
 func (x *RestoreConflictResponse) Reset() {
 	*x = RestoreConflictResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[27]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +1963,7 @@ func (x *RestoreConflictResponse) String() string {
 func (*RestoreConflictResponse) ProtoMessage() {}
 
 func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[27]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +1976,7 @@ func (x *RestoreConflictResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreConflictResponse.ProtoReflect.Descriptor instead.
 func (*RestoreConflictResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{27}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RestoreConflictResponse) GetVector() *v1.Vector {
@@ -1944,7 +2014,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[28]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2026,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[28]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2039,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{28}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeadLetter) GetName() string {
@@ -2070,7 +2140,7 @@ type DeadLettersRequest struct {
 
 func (x *DeadLettersRequest) Reset() {
 	*x = DeadLettersRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[29]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2152,7 @@ func (x *DeadLettersRequest) String() string {
 func (*DeadLettersRequest) ProtoMessage() {}
 
 func (x *DeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[29]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2165,7 @@ func (x *DeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*DeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{29}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeadLettersRequest) GetSettled() bool {
@@ -2130,7 +2200,7 @@ type DeadLettersResponse struct {
 
 func (x *DeadLettersResponse) Reset() {
 	*x = DeadLettersResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[30]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2212,7 @@ func (x *DeadLettersResponse) String() string {
 func (*DeadLettersResponse) ProtoMessage() {}
 
 func (x *DeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[30]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2225,7 @@ func (x *DeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*DeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{30}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeadLettersResponse) GetLetters() []*DeadLetter {
@@ -2181,7 +2251,7 @@ type ReplayDeadLetterRequest struct {
 
 func (x *ReplayDeadLetterRequest) Reset() {
 	*x = ReplayDeadLetterRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[31]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +2263,7 @@ func (x *ReplayDeadLetterRequest) String() string {
 func (*ReplayDeadLetterRequest) ProtoMessage() {}
 
 func (x *ReplayDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[31]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +2276,7 @@ func (x *ReplayDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*ReplayDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{31}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReplayDeadLetterRequest) GetName() string {
@@ -2228,7 +2298,7 @@ type ReplayDeadLetterResponse struct {
 
 func (x *ReplayDeadLetterResponse) Reset() {
 	*x = ReplayDeadLetterResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[32]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2310,7 @@ func (x *ReplayDeadLetterResponse) String() string {
 func (*ReplayDeadLetterResponse) ProtoMessage() {}
 
 func (x *ReplayDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[32]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2323,7 @@ func (x *ReplayDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*ReplayDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{32}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReplayDeadLetterResponse) GetLetter() *DeadLetter {
@@ -2279,7 +2349,7 @@ type DropDeadLetterRequest struct {
 
 func (x *DropDeadLetterRequest) Reset() {
 	*x = DropDeadLetterRequest{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[33]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2361,7 @@ func (x *DropDeadLetterRequest) String() string {
 func (*DropDeadLetterRequest) ProtoMessage() {}
 
 func (x *DropDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[33]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2374,7 @@ func (x *DropDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*DropDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{33}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DropDeadLetterRequest) GetName() string {
@@ -2324,7 +2394,7 @@ type DropDeadLetterResponse struct {
 
 func (x *DropDeadLetterResponse) Reset() {
 	*x = DropDeadLetterResponse{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[34]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2406,7 @@ func (x *DropDeadLetterResponse) String() string {
 func (*DropDeadLetterResponse) ProtoMessage() {}
 
 func (x *DropDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[34]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2419,7 @@ func (x *DropDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*DropDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{34}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DropDeadLetterResponse) GetLetter() *DeadLetter {
@@ -2373,7 +2443,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[35]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2385,7 +2455,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[35]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2398,7 +2468,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{35}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Token) GetVersion() uint32 {
@@ -2433,7 +2503,7 @@ type TokenEntry struct {
 
 func (x *TokenEntry) Reset() {
 	*x = TokenEntry{}
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[36]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2515,7 @@ func (x *TokenEntry) String() string {
 func (*TokenEntry) ProtoMessage() {}
 
 func (x *TokenEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_antipode_replication_v1_replication_proto_msgTypes[36]
+	mi := &file_antipode_replication_v1_replication_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2528,7 @@ func (x *TokenEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenEntry.ProtoReflect.Descriptor instead.
 func (*TokenEntry) Descriptor() ([]byte, []int) {
-	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{36}
+	return file_antipode_replication_v1_replication_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TokenEntry) GetService() string {
@@ -2502,10 +2572,14 @@ const file_antipode_replication_v1_replication_proto_rawDesc = "" +
 	"\x05shard\x18\x03 \x01(\tR\x05shard\x12\x10\n" +
 	"\x03lsn\x18\x04 \x01(\x04R\x03lsn\x12$\n" +
 	"\x0ecommit_unix_ms\x18\x05 \x01(\x03R\fcommitUnixMs\x12\x1b\n" +
-	"\tsystem_id\x18\x06 \x01(\x04R\bsystemId\"\x91\x01\n" +
+	"\tsystem_id\x18\x06 \x01(\x04R\bsystemId\"5\n" +
+	"\x03Gap\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\tR\x05shard\"\xc3\x01\n" +
 	"\bEnvelope\x126\n" +
 	"\x05event\x18\x01 \x01(\v2\x1e.antipode.replication.v1.EventH\x00R\x05event\x12B\n" +
-	"\theartbeat\x18\x02 \x01(\v2\".antipode.replication.v1.HeartbeatH\x00R\theartbeatB\t\n" +
+	"\theartbeat\x18\x02 \x01(\v2\".antipode.replication.v1.HeartbeatH\x00R\theartbeat\x120\n" +
+	"\x03gap\x18\x03 \x01(\v2\x1c.antipode.replication.v1.GapH\x00R\x03gapB\t\n" +
 	"\apayload\"\x91\x02\n" +
 	"\x05State\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\fR\x06userId\x12\x12\n" +
@@ -2692,107 +2766,109 @@ func file_antipode_replication_v1_replication_proto_rawDescGZIP() []byte {
 }
 
 var file_antipode_replication_v1_replication_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_antipode_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_antipode_replication_v1_replication_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_antipode_replication_v1_replication_proto_goTypes = []any{
 	(Settlement)(0),                  // 0: antipode.replication.v1.Settlement
 	(*Event)(nil),                    // 1: antipode.replication.v1.Event
 	(*Heartbeat)(nil),                // 2: antipode.replication.v1.Heartbeat
-	(*Envelope)(nil),                 // 3: antipode.replication.v1.Envelope
-	(*State)(nil),                    // 4: antipode.replication.v1.State
-	(*DigestRequest)(nil),            // 5: antipode.replication.v1.DigestRequest
-	(*SlotDigest)(nil),               // 6: antipode.replication.v1.SlotDigest
-	(*DigestResponse)(nil),           // 7: antipode.replication.v1.DigestResponse
-	(*VectorsRequest)(nil),           // 8: antipode.replication.v1.VectorsRequest
-	(*UserVector)(nil),               // 9: antipode.replication.v1.UserVector
-	(*VectorsResponse)(nil),          // 10: antipode.replication.v1.VectorsResponse
-	(*FetchRequest)(nil),             // 11: antipode.replication.v1.FetchRequest
-	(*FetchResponse)(nil),            // 12: antipode.replication.v1.FetchResponse
-	(*AwaitVectorRequest)(nil),       // 13: antipode.replication.v1.AwaitVectorRequest
-	(*AwaitVectorResponse)(nil),      // 14: antipode.replication.v1.AwaitVectorResponse
-	(*PingRequest)(nil),              // 15: antipode.replication.v1.PingRequest
-	(*PingResponse)(nil),             // 16: antipode.replication.v1.PingResponse
-	(*LagRequest)(nil),               // 17: antipode.replication.v1.LagRequest
-	(*ShardLag)(nil),                 // 18: antipode.replication.v1.ShardLag
-	(*LagResponse)(nil),              // 19: antipode.replication.v1.LagResponse
-	(*EndedReplica)(nil),             // 20: antipode.replication.v1.EndedReplica
-	(*PeerState)(nil),                // 21: antipode.replication.v1.PeerState
-	(*ReconcileRequest)(nil),         // 22: antipode.replication.v1.ReconcileRequest
-	(*ReconcileResponse)(nil),        // 23: antipode.replication.v1.ReconcileResponse
-	(*ConflictsRequest)(nil),         // 24: antipode.replication.v1.ConflictsRequest
-	(*ConflictEntry)(nil),            // 25: antipode.replication.v1.ConflictEntry
-	(*ConflictsResponse)(nil),        // 26: antipode.replication.v1.ConflictsResponse
-	(*RestoreConflictRequest)(nil),   // 27: antipode.replication.v1.RestoreConflictRequest
-	(*RestoreConflictResponse)(nil),  // 28: antipode.replication.v1.RestoreConflictResponse
-	(*DeadLetter)(nil),               // 29: antipode.replication.v1.DeadLetter
-	(*DeadLettersRequest)(nil),       // 30: antipode.replication.v1.DeadLettersRequest
-	(*DeadLettersResponse)(nil),      // 31: antipode.replication.v1.DeadLettersResponse
-	(*ReplayDeadLetterRequest)(nil),  // 32: antipode.replication.v1.ReplayDeadLetterRequest
-	(*ReplayDeadLetterResponse)(nil), // 33: antipode.replication.v1.ReplayDeadLetterResponse
-	(*DropDeadLetterRequest)(nil),    // 34: antipode.replication.v1.DropDeadLetterRequest
-	(*DropDeadLetterResponse)(nil),   // 35: antipode.replication.v1.DropDeadLetterResponse
-	(*Token)(nil),                    // 36: antipode.replication.v1.Token
-	(*TokenEntry)(nil),               // 37: antipode.replication.v1.TokenEntry
-	(*v1.Dot)(nil),                   // 38: antipode.record.v1.Dot
-	(*v1.Vector)(nil),                // 39: antipode.record.v1.Vector
-	(*v1.Record)(nil),                // 40: antipode.record.v1.Record
-	(*v1.Conflict)(nil),              // 41: antipode.record.v1.Conflict
+	(*Gap)(nil),                      // 3: antipode.replication.v1.Gap
+	(*Envelope)(nil),                 // 4: antipode.replication.v1.Envelope
+	(*State)(nil),                    // 5: antipode.replication.v1.State
+	(*DigestRequest)(nil),            // 6: antipode.replication.v1.DigestRequest
+	(*SlotDigest)(nil),               // 7: antipode.replication.v1.SlotDigest
+	(*DigestResponse)(nil),           // 8: antipode.replication.v1.DigestResponse
+	(*VectorsRequest)(nil),           // 9: antipode.replication.v1.VectorsRequest
+	(*UserVector)(nil),               // 10: antipode.replication.v1.UserVector
+	(*VectorsResponse)(nil),          // 11: antipode.replication.v1.VectorsResponse
+	(*FetchRequest)(nil),             // 12: antipode.replication.v1.FetchRequest
+	(*FetchResponse)(nil),            // 13: antipode.replication.v1.FetchResponse
+	(*AwaitVectorRequest)(nil),       // 14: antipode.replication.v1.AwaitVectorRequest
+	(*AwaitVectorResponse)(nil),      // 15: antipode.replication.v1.AwaitVectorResponse
+	(*PingRequest)(nil),              // 16: antipode.replication.v1.PingRequest
+	(*PingResponse)(nil),             // 17: antipode.replication.v1.PingResponse
+	(*LagRequest)(nil),               // 18: antipode.replication.v1.LagRequest
+	(*ShardLag)(nil),                 // 19: antipode.replication.v1.ShardLag
+	(*LagResponse)(nil),              // 20: antipode.replication.v1.LagResponse
+	(*EndedReplica)(nil),             // 21: antipode.replication.v1.EndedReplica
+	(*PeerState)(nil),                // 22: antipode.replication.v1.PeerState
+	(*ReconcileRequest)(nil),         // 23: antipode.replication.v1.ReconcileRequest
+	(*ReconcileResponse)(nil),        // 24: antipode.replication.v1.ReconcileResponse
+	(*ConflictsRequest)(nil),         // 25: antipode.replication.v1.ConflictsRequest
+	(*ConflictEntry)(nil),            // 26: antipode.replication.v1.ConflictEntry
+	(*ConflictsResponse)(nil),        // 27: antipode.replication.v1.ConflictsResponse
+	(*RestoreConflictRequest)(nil),   // 28: antipode.replication.v1.RestoreConflictRequest
+	(*RestoreConflictResponse)(nil),  // 29: antipode.replication.v1.RestoreConflictResponse
+	(*DeadLetter)(nil),               // 30: antipode.replication.v1.DeadLetter
+	(*DeadLettersRequest)(nil),       // 31: antipode.replication.v1.DeadLettersRequest
+	(*DeadLettersResponse)(nil),      // 32: antipode.replication.v1.DeadLettersResponse
+	(*ReplayDeadLetterRequest)(nil),  // 33: antipode.replication.v1.ReplayDeadLetterRequest
+	(*ReplayDeadLetterResponse)(nil), // 34: antipode.replication.v1.ReplayDeadLetterResponse
+	(*DropDeadLetterRequest)(nil),    // 35: antipode.replication.v1.DropDeadLetterRequest
+	(*DropDeadLetterResponse)(nil),   // 36: antipode.replication.v1.DropDeadLetterResponse
+	(*Token)(nil),                    // 37: antipode.replication.v1.Token
+	(*TokenEntry)(nil),               // 38: antipode.replication.v1.TokenEntry
+	(*v1.Dot)(nil),                   // 39: antipode.record.v1.Dot
+	(*v1.Vector)(nil),                // 40: antipode.record.v1.Vector
+	(*v1.Record)(nil),                // 41: antipode.record.v1.Record
+	(*v1.Conflict)(nil),              // 42: antipode.record.v1.Conflict
 }
 var file_antipode_replication_v1_replication_proto_depIdxs = []int32{
-	38, // 0: antipode.replication.v1.Event.dot:type_name -> antipode.record.v1.Dot
-	39, // 1: antipode.replication.v1.Event.after:type_name -> antipode.record.v1.Vector
-	40, // 2: antipode.replication.v1.Event.records:type_name -> antipode.record.v1.Record
+	39, // 0: antipode.replication.v1.Event.dot:type_name -> antipode.record.v1.Dot
+	40, // 1: antipode.replication.v1.Event.after:type_name -> antipode.record.v1.Vector
+	41, // 2: antipode.replication.v1.Event.records:type_name -> antipode.record.v1.Record
 	1,  // 3: antipode.replication.v1.Envelope.event:type_name -> antipode.replication.v1.Event
 	2,  // 4: antipode.replication.v1.Envelope.heartbeat:type_name -> antipode.replication.v1.Heartbeat
-	39, // 5: antipode.replication.v1.State.vector:type_name -> antipode.record.v1.Vector
-	40, // 6: antipode.replication.v1.State.records:type_name -> antipode.record.v1.Record
-	41, // 7: antipode.replication.v1.State.conflicts:type_name -> antipode.record.v1.Conflict
-	6,  // 8: antipode.replication.v1.DigestResponse.slots:type_name -> antipode.replication.v1.SlotDigest
-	39, // 9: antipode.replication.v1.UserVector.vector:type_name -> antipode.record.v1.Vector
-	9,  // 10: antipode.replication.v1.VectorsResponse.users:type_name -> antipode.replication.v1.UserVector
-	4,  // 11: antipode.replication.v1.FetchResponse.states:type_name -> antipode.replication.v1.State
-	39, // 12: antipode.replication.v1.AwaitVectorRequest.vector:type_name -> antipode.record.v1.Vector
-	18, // 13: antipode.replication.v1.LagResponse.shards:type_name -> antipode.replication.v1.ShardLag
-	21, // 14: antipode.replication.v1.LagResponse.peers:type_name -> antipode.replication.v1.PeerState
-	20, // 15: antipode.replication.v1.LagResponse.ended:type_name -> antipode.replication.v1.EndedReplica
-	41, // 16: antipode.replication.v1.ConflictEntry.conflict:type_name -> antipode.record.v1.Conflict
-	25, // 17: antipode.replication.v1.ConflictsResponse.entries:type_name -> antipode.replication.v1.ConflictEntry
-	39, // 18: antipode.replication.v1.RestoreConflictResponse.vector:type_name -> antipode.record.v1.Vector
-	38, // 19: antipode.replication.v1.DeadLetter.write:type_name -> antipode.record.v1.Dot
-	0,  // 20: antipode.replication.v1.DeadLetter.settled:type_name -> antipode.replication.v1.Settlement
-	29, // 21: antipode.replication.v1.DeadLettersResponse.letters:type_name -> antipode.replication.v1.DeadLetter
-	29, // 22: antipode.replication.v1.ReplayDeadLetterResponse.letter:type_name -> antipode.replication.v1.DeadLetter
-	29, // 23: antipode.replication.v1.DropDeadLetterResponse.letter:type_name -> antipode.replication.v1.DeadLetter
-	37, // 24: antipode.replication.v1.Token.entries:type_name -> antipode.replication.v1.TokenEntry
-	39, // 25: antipode.replication.v1.TokenEntry.vector:type_name -> antipode.record.v1.Vector
-	5,  // 26: antipode.replication.v1.SyncService.Digest:input_type -> antipode.replication.v1.DigestRequest
-	8,  // 27: antipode.replication.v1.SyncService.Vectors:input_type -> antipode.replication.v1.VectorsRequest
-	11, // 28: antipode.replication.v1.SyncService.Fetch:input_type -> antipode.replication.v1.FetchRequest
-	13, // 29: antipode.replication.v1.SyncService.AwaitVector:input_type -> antipode.replication.v1.AwaitVectorRequest
-	15, // 30: antipode.replication.v1.SyncService.Ping:input_type -> antipode.replication.v1.PingRequest
-	17, // 31: antipode.replication.v1.SyncService.Lag:input_type -> antipode.replication.v1.LagRequest
-	22, // 32: antipode.replication.v1.SyncService.Reconcile:input_type -> antipode.replication.v1.ReconcileRequest
-	24, // 33: antipode.replication.v1.SyncService.Conflicts:input_type -> antipode.replication.v1.ConflictsRequest
-	27, // 34: antipode.replication.v1.SyncService.RestoreConflict:input_type -> antipode.replication.v1.RestoreConflictRequest
-	30, // 35: antipode.replication.v1.SyncService.DeadLetters:input_type -> antipode.replication.v1.DeadLettersRequest
-	32, // 36: antipode.replication.v1.SyncService.ReplayDeadLetter:input_type -> antipode.replication.v1.ReplayDeadLetterRequest
-	34, // 37: antipode.replication.v1.SyncService.DropDeadLetter:input_type -> antipode.replication.v1.DropDeadLetterRequest
-	7,  // 38: antipode.replication.v1.SyncService.Digest:output_type -> antipode.replication.v1.DigestResponse
-	10, // 39: antipode.replication.v1.SyncService.Vectors:output_type -> antipode.replication.v1.VectorsResponse
-	12, // 40: antipode.replication.v1.SyncService.Fetch:output_type -> antipode.replication.v1.FetchResponse
-	14, // 41: antipode.replication.v1.SyncService.AwaitVector:output_type -> antipode.replication.v1.AwaitVectorResponse
-	16, // 42: antipode.replication.v1.SyncService.Ping:output_type -> antipode.replication.v1.PingResponse
-	19, // 43: antipode.replication.v1.SyncService.Lag:output_type -> antipode.replication.v1.LagResponse
-	23, // 44: antipode.replication.v1.SyncService.Reconcile:output_type -> antipode.replication.v1.ReconcileResponse
-	26, // 45: antipode.replication.v1.SyncService.Conflicts:output_type -> antipode.replication.v1.ConflictsResponse
-	28, // 46: antipode.replication.v1.SyncService.RestoreConflict:output_type -> antipode.replication.v1.RestoreConflictResponse
-	31, // 47: antipode.replication.v1.SyncService.DeadLetters:output_type -> antipode.replication.v1.DeadLettersResponse
-	33, // 48: antipode.replication.v1.SyncService.ReplayDeadLetter:output_type -> antipode.replication.v1.ReplayDeadLetterResponse
-	35, // 49: antipode.replication.v1.SyncService.DropDeadLetter:output_type -> antipode.replication.v1.DropDeadLetterResponse
-	38, // [38:50] is the sub-list for method output_type
-	26, // [26:38] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	3,  // 5: antipode.replication.v1.Envelope.gap:type_name -> antipode.replication.v1.Gap
+	40, // 6: antipode.replication.v1.State.vector:type_name -> antipode.record.v1.Vector
+	41, // 7: antipode.replication.v1.State.records:type_name -> antipode.record.v1.Record
+	42, // 8: antipode.replication.v1.State.conflicts:type_name -> antipode.record.v1.Conflict
+	7,  // 9: antipode.replication.v1.DigestResponse.slots:type_name -> antipode.replication.v1.SlotDigest
+	40, // 10: antipode.replication.v1.UserVector.vector:type_name -> antipode.record.v1.Vector
+	10, // 11: antipode.replication.v1.VectorsResponse.users:type_name -> antipode.replication.v1.UserVector
+	5,  // 12: antipode.replication.v1.FetchResponse.states:type_name -> antipode.replication.v1.State
+	40, // 13: antipode.replication.v1.AwaitVectorRequest.vector:type_name -> antipode.record.v1.Vector
+	19, // 14: antipode.replication.v1.LagResponse.shards:type_name -> antipode.replication.v1.ShardLag
+	22, // 15: antipode.replication.v1.LagResponse.peers:type_name -> antipode.replication.v1.PeerState
+	21, // 16: antipode.replication.v1.LagResponse.ended:type_name -> antipode.replication.v1.EndedReplica
+	42, // 17: antipode.replication.v1.ConflictEntry.conflict:type_name -> antipode.record.v1.Conflict
+	26, // 18: antipode.replication.v1.ConflictsResponse.entries:type_name -> antipode.replication.v1.ConflictEntry
+	40, // 19: antipode.replication.v1.RestoreConflictResponse.vector:type_name -> antipode.record.v1.Vector
+	39, // 20: antipode.replication.v1.DeadLetter.write:type_name -> antipode.record.v1.Dot
+	0,  // 21: antipode.replication.v1.DeadLetter.settled:type_name -> antipode.replication.v1.Settlement
+	30, // 22: antipode.replication.v1.DeadLettersResponse.letters:type_name -> antipode.replication.v1.DeadLetter
+	30, // 23: antipode.replication.v1.ReplayDeadLetterResponse.letter:type_name -> antipode.replication.v1.DeadLetter
+	30, // 24: antipode.replication.v1.DropDeadLetterResponse.letter:type_name -> antipode.replication.v1.DeadLetter
+	38, // 25: antipode.replication.v1.Token.entries:type_name -> antipode.replication.v1.TokenEntry
+	40, // 26: antipode.replication.v1.TokenEntry.vector:type_name -> antipode.record.v1.Vector
+	6,  // 27: antipode.replication.v1.SyncService.Digest:input_type -> antipode.replication.v1.DigestRequest
+	9,  // 28: antipode.replication.v1.SyncService.Vectors:input_type -> antipode.replication.v1.VectorsRequest
+	12, // 29: antipode.replication.v1.SyncService.Fetch:input_type -> antipode.replication.v1.FetchRequest
+	14, // 30: antipode.replication.v1.SyncService.AwaitVector:input_type -> antipode.replication.v1.AwaitVectorRequest
+	16, // 31: antipode.replication.v1.SyncService.Ping:input_type -> antipode.replication.v1.PingRequest
+	18, // 32: antipode.replication.v1.SyncService.Lag:input_type -> antipode.replication.v1.LagRequest
+	23, // 33: antipode.replication.v1.SyncService.Reconcile:input_type -> antipode.replication.v1.ReconcileRequest
+	25, // 34: antipode.replication.v1.SyncService.Conflicts:input_type -> antipode.replication.v1.ConflictsRequest
+	28, // 35: antipode.replication.v1.SyncService.RestoreConflict:input_type -> antipode.replication.v1.RestoreConflictRequest
+	31, // 36: antipode.replication.v1.SyncService.DeadLetters:input_type -> antipode.replication.v1.DeadLettersRequest
+	33, // 37: antipode.replication.v1.SyncService.ReplayDeadLetter:input_type -> antipode.replication.v1.ReplayDeadLetterRequest
+	35, // 38: antipode.replication.v1.SyncService.DropDeadLetter:input_type -> antipode.replication.v1.DropDeadLetterRequest
+	8,  // 39: antipode.replication.v1.SyncService.Digest:output_type -> antipode.replication.v1.DigestResponse
+	11, // 40: antipode.replication.v1.SyncService.Vectors:output_type -> antipode.replication.v1.VectorsResponse
+	13, // 41: antipode.replication.v1.SyncService.Fetch:output_type -> antipode.replication.v1.FetchResponse
+	15, // 42: antipode.replication.v1.SyncService.AwaitVector:output_type -> antipode.replication.v1.AwaitVectorResponse
+	17, // 43: antipode.replication.v1.SyncService.Ping:output_type -> antipode.replication.v1.PingResponse
+	20, // 44: antipode.replication.v1.SyncService.Lag:output_type -> antipode.replication.v1.LagResponse
+	24, // 45: antipode.replication.v1.SyncService.Reconcile:output_type -> antipode.replication.v1.ReconcileResponse
+	27, // 46: antipode.replication.v1.SyncService.Conflicts:output_type -> antipode.replication.v1.ConflictsResponse
+	29, // 47: antipode.replication.v1.SyncService.RestoreConflict:output_type -> antipode.replication.v1.RestoreConflictResponse
+	32, // 48: antipode.replication.v1.SyncService.DeadLetters:output_type -> antipode.replication.v1.DeadLettersResponse
+	34, // 49: antipode.replication.v1.SyncService.ReplayDeadLetter:output_type -> antipode.replication.v1.ReplayDeadLetterResponse
+	36, // 50: antipode.replication.v1.SyncService.DropDeadLetter:output_type -> antipode.replication.v1.DropDeadLetterResponse
+	39, // [39:51] is the sub-list for method output_type
+	27, // [27:39] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_antipode_replication_v1_replication_proto_init() }
@@ -2800,9 +2876,10 @@ func file_antipode_replication_v1_replication_proto_init() {
 	if File_antipode_replication_v1_replication_proto != nil {
 		return
 	}
-	file_antipode_replication_v1_replication_proto_msgTypes[2].OneofWrappers = []any{
+	file_antipode_replication_v1_replication_proto_msgTypes[3].OneofWrappers = []any{
 		(*Envelope_Event)(nil),
 		(*Envelope_Heartbeat)(nil),
+		(*Envelope_Gap)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2810,7 +2887,7 @@ func file_antipode_replication_v1_replication_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_replication_v1_replication_proto_rawDesc), len(file_antipode_replication_v1_replication_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
