@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -120,6 +121,13 @@ func (r *Region) PowerOff(ctx context.Context) error {
 	r.mu.Unlock()
 	if err := r.lab.network.WAN().Isolate(r.Topology.Name); err != nil {
 		return fmt.Errorf("isolating region %s: %w", r.Topology.Name, err)
+	}
+	// A kernel goes on sending what dead processes left, which a machine without power does not: when the power is back, peers that still wait would get it.
+	outside := func(peer netip.Addr) bool { return !r.Topology.Prefix().Contains(peer) && !peer.IsLoopback() }
+	if err := r.space.DropConnections(outside); errors.Is(err, syscall.EOPNOTSUPP) {
+		r.lab.log.WarnContext(ctx, "this kernel cannot drop connections: a region that comes back soon may still send what it had sent before", "region", r.Topology.Name)
+	} else if err != nil {
+		return fmt.Errorf("powering off region %s: %w", r.Topology.Name, err)
 	}
 	errs := make([]error, len(r.components))
 	var killing sync.WaitGroup

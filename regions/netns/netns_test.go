@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -403,5 +404,54 @@ func TestUnsupported(t *testing.T) {
 	}
 	if !strings.Contains(string(out), "not available") || !strings.Contains(string(out), "run as root") {
 		t.Errorf("Supported says %s, want what to do", out)
+	}
+}
+
+// A machine that has lost its power says nothing any more, also what its kernel had taken over from its processes.
+func TestDropConnections(t *testing.T) {
+	ns := create(t, "a")
+	one, two := netip.MustParseAddr("198.18.1.1"), netip.MustParseAddr("198.18.1.2")
+	if err := ns.AddAddrs(netip.PrefixFrom(one, 32), netip.PrefixFrom(two, 32)); err != nil {
+		t.Fatal(err)
+	}
+	var both net.Listener // speaks IPv6 too, as Java does
+	if err := ns.Do(func() (err error) {
+		both, err = new(net.ListenConfig).Listen(t.Context(), "tcp", "[::]:9092")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer both.Close()
+	connect := func(from, to netip.Addr) (client, server net.Conn) {
+		t.Helper()
+		d := &netns.Dialer{Namespace: ns, From: from, Timeout: 5 * time.Second}
+		client, err := d.DialContext(t.Context(), "tcp4", netip.AddrPortFrom(to, 9092).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = client.Close() })
+		if server, err = both.Accept(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = server.Close() })
+		return client, server
+	}
+	kept, keptServer := connect(one, one)
+	dropped, droppedServer := connect(two, one)
+	if err := ns.DropConnections(func(peer netip.Addr) bool { return peer == two }); err != nil { // the server's end
+		t.Fatal(err)
+	}
+	if _, err := droppedServer.Write([]byte("x")); err == nil {
+		t.Error("the connection still sends")
+	}
+	_ = dropped.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := dropped.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the peer reads: %v", err)
+	}
+	if _, err := keptServer.Write([]byte("x")); err != nil {
+		t.Errorf("another connection: %v", err)
+	}
+	if _, err := kept.Read(make([]byte, 1)); err != nil {
+		t.Errorf("another connection: %v", err)
 	}
 }
