@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestWhoHasSeenWhatIsLostIsTold: a write that burnt with its region is refused to nobody for ever. Until all regions have agreed that it is lost, a token that covers
+// TestWhoHasSeenWhatIsLostIsTold: what was answered with the durability "remote" survives the loss of every disk of a region. A write that burnt with them is refused to
+// nobody for ever: until all regions have agreed that it is lost, a token that covers
 // it gets token_ahead; from then on a normal answer, which says once what was lost.
 func TestWhoHasSeenWhatIsLostIsTold(t *testing.T) {
 	whole(t)
@@ -24,6 +25,9 @@ func TestWhoHasSeenWhatIsLostIsTold(t *testing.T) {
 			}
 			return err
 		})
+	}
+	if got := c.rest(t, http.StatusOK, east, http.MethodPatch, path, `{"displayName":"elsewhere too"}`, "antipode-durability", "remote").Header.Get("antipode-durability"); got != "remote" {
+		t.Fatalf("the durability is %q", got)
 	}
 	inject(t, "isolate us-east")
 	c.patch(t, east, u.GetId(), `{"firstName":"lost"}`)
@@ -44,7 +48,8 @@ func TestWhoHasSeenWhatIsLostIsTold(t *testing.T) {
 			}
 			return err
 		})
-		if lost := got.Header.Get("antipode-lost"); !strings.HasPrefix(lost, "user/"+u.GetId()+"/1.") || got.user(t).GetFirstName() != "kept" {
+		if lost := got.Header.Get("antipode-lost"); !strings.HasPrefix(lost, "user/"+u.GetId()+"/1.") ||
+			got.user(t).GetFirstName() != "kept" || got.user(t).GetDisplayName() != "elsewhere too" {
 			t.Errorf("%s answers %s, and that %q is lost", r.Topology.Name, got.Body, lost)
 		}
 		again := c.rest(t, http.StatusOK, r, http.MethodPatch, path, `{"lastName":"goes on"}`)

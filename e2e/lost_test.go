@@ -9,11 +9,10 @@ import (
 // faults are what is broken, one at a time and two at a time.
 func faults() []string {
 	return []string{
-		"power-off us-east",
 		"kill us-east/primary-s1",
 		// In full only.
 		"wipe eu-west/kafka",
-		"power-off eu-west", "power-off ap-south",
+		"power-off us-east", "power-off eu-west", "power-off ap-south",
 		"kill us-east/standby-s1", "pause us-east/standby-s2", "pause us-east/primary-s2",
 		"kill-postmaster eu-west/primary-s1", "orphan eu-west/primary-s2",
 		"kill eu-west/kafka", "pause ap-south/kafka",
@@ -29,7 +28,7 @@ func faults() []string {
 // TestNothingLost breaks one thing after the other under writes in all regions. Whatever it is: what was acknowledged is in every region afterwards, nothing
 // else is, nothing was made twice, no reader went back behind its token, and all regions hold the same.
 func TestNothingLost(t *testing.T) {
-	for _, name := range faults()[:bounds.Times(len(faults()), 2)] {
+	for _, name := range faults()[:bounds.Times(len(faults()), 1)] {
 		t.Run(name, func(t *testing.T) {
 			if err := breakAndCheck(t, name).Err(); err != nil {
 				t.Error(err)
@@ -41,6 +40,9 @@ func TestNothingLost(t *testing.T) {
 // TestAWipedRegionLosesOnlyWhatNobodyElseHad: what was answered with the durability "remote" survives the loss of every disk of the region, and what was lost is
 // known by its id; the region comes back as its next incarnation, and all regions end equal.
 func TestAWipedRegionLosesOnlyWhatNobodyElseHad(t *testing.T) {
+	if !bounds.Accept() {
+		t.Skip("in full only: TestWhoHasSeenWhatIsLostIsTold is the sample")
+	}
 	report := breakAndCheck(t, "wipe us-east")
 	for _, l := range report.Lost {
 		if l.Write.Region != "us-east" || l.Write.Got == "remote" {
