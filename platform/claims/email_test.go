@@ -22,6 +22,10 @@ func TestCanonicalEmail(t *testing.T) {
 		"\u212aelvin@example.com":                        "kelvin@example.com",
 		strings.Repeat("a", 64) + "@example.com":         strings.Repeat("a", 64) + "@example.com",
 		"":                                               "",
+		"john\u034f@example.com":                         "", // nobody sees it
+		"john\ufe0f@example.com":                         "",
+		"john\u3164@example.com":                         "",
+		"john\u115f@example.com":                         "",
 		"john":                                           "",
 		"john@":                                          "",
 		"@example.com":                                   "",

@@ -120,6 +120,28 @@ func (w World) read(key []string, value []byte) error {
 	return nil
 }
 
+// Closed are the incarnations of all regions that are closed, in no order. It is linearizable.
+func (r *Replicas) Closed(ctx context.Context) ([]causal.Replica, error) {
+	ctx, cancel := global.Quorum(ctx)
+	defer cancel()
+	prefix := r.key("closed") + "/"
+	got, err := global.Agree(ctx, r.global, func(etcd *clientv3.Client) (*clientv3.GetResponse, error) {
+		return etcd.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	})
+	if err != nil {
+		return nil, global.Broken(ctx, "read which incarnations are closed", err)
+	}
+	var closed []causal.Replica
+	for _, kv := range got.Kvs {
+		x, err := causal.ParseReplica(strings.TrimPrefix(string(kv.Key), prefix))
+		if err != nil {
+			return nil, fmt.Errorf("read %s in the global store: %w", kv.Key, err)
+		}
+		closed = append(closed, x)
+	}
+	return closed, nil
+}
+
 // Begin notes where in its region's log an incarnation begins: everything of the earlier ones must be before.
 func (r *Replicas) Begin(ctx context.Context, replica causal.Replica, end LogEnd) error {
 	value, err := json.Marshal(end)

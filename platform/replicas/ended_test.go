@@ -60,6 +60,9 @@ func TestClosing(t *testing.T) {
 	if w, err = r.World(ctx); err != nil || !w.Closed[ended] || !slices.Equal(w.Open(), []causal.Replica{west}) {
 		t.Errorf("after it was closed: %+v, %v", w, err)
 	}
+	if got, err := r.Closed(ctx); err != nil || !slices.Equal(got, []causal.Replica{ended}) {
+		t.Errorf("closed are %v, %v", got, err)
+	}
 	if w, err = other.World(ctx); err != nil || len(w.Last)+len(w.Closed)+len(w.Heard)+len(w.Began) != 0 {
 		t.Errorf("another service: %+v, %v", w, err)
 	}

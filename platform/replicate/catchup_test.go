@@ -111,3 +111,65 @@ func TestCatchingUpWaitsForWhoeverIsHeard(t *testing.T) {
 		t.Errorf("what only c has: %v", got)
 	}
 }
+
+// Regions that have forgotten do not vouch for each other while one that may remember is silent.
+func TestTheForgetfulDoNotVouchForEachOther(t *testing.T) {
+	w := newWorld(t, 1, 1, 1)
+	a, b, c := w.regions[0], w.regions[1], w.regions[2]
+	user := newUser(t)
+	c.mustSet(t, user, "title", "c remembers")
+	results := make(chan error, 2)
+	for _, r := range []*region{a, b} {
+		r.reborn(t)
+		r.options = append(r.options, func(cfg *replicate.Config) { cfg.SilentAfter = 3 * time.Second })
+		r.replicate(t)
+		r.serve(t)
+		go func() { results <- r.replicator.CatchUp(t.Context()) }()
+	}
+	c.replicate(t)
+	eventually(t, "the two have compared, and the third is silent", func() bool {
+		return a.reconciled(t) > 0 && b.reconciled(t) > 0 && a.replicator.Peers()[1].Silent && b.replicator.Peers()[1].Silent
+	})
+	select {
+	case err := <-results:
+		t.Fatalf("one of them counts as caught up: %v", err)
+	case <-time.After(time.Second):
+	}
+	if a.synced(t) || b.synced(t) {
+		t.Fatal("one of them counts as synced")
+	}
+	c.serve(t)
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range []*region{a, b} {
+		if got := r.title(t, user); got != "c remembers" || !r.synced(t) {
+			t.Errorf("%s has %q, synced: %t", r.name, got, r.synced(t))
+		}
+	}
+}
+
+// When all have forgotten, what all of them together have is all there is.
+func TestAllHaveForgotten(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	a, b := w.regions[0], w.regions[1]
+	user := newUser(t)
+	a.mustSet(t, user, "title", "of a")
+	results := make(chan error, 2)
+	for _, r := range []*region{a, b} {
+		r.reborn(t)
+		r.replicate(t)
+		r.serve(t)
+		go func() { results <- r.replicator.CatchUp(t.Context()) }()
+	}
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := b.title(t, user); got != "of a" {
+		t.Errorf("b has %q", got)
+	}
+}

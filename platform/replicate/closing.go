@@ -21,7 +21,7 @@ import (
 )
 
 // errLost is why an event of a closed incarnation is a dead letter.
-var errLost = errors.New("lost: it builds on writes of an ended incarnation that no region has")
+var errLost = errors.New("lost: its incarnation has ended and was closed without it")
 
 // An ended incarnation is closed when it is certain that no region will ever have more of it than every region has. Then tokens that name more of it can be
 // answered: what they miss is lost. It takes three steps, each noted in the global store, and each region takes them when it can:
@@ -134,6 +134,11 @@ func (c *closer) step(ctx context.Context, w replicas.World, x causal.Replica) (
 			return "the first start of region " + p.Region, nil
 		}
 		regions = append(regions, w.Now(p.Number))
+	}
+	for region := range w.Last {
+		if region != me.Region() && c.peerOf(region) == nil {
+			return fmt.Sprintf("region number %d, which is not configured here", region), nil
+		}
 	}
 	said := w.Heard[x]
 	if _, ok := said[me]; !ok {
@@ -270,7 +275,7 @@ func (c *closer) lose(ctx context.Context, events []*replicationv1.Event) error 
 			return fmt.Errorf("keep a lost event among the dead letters: %w", err)
 		}
 		if added {
-			c.logger.ErrorContext(ctx, "write is lost: it builds on writes of an ended incarnation that no region has",
+			c.logger.ErrorContext(ctx, "write is lost: its incarnation has ended and was closed without it",
 				slog.String("letter", l.Name), slog.String("user_id", user.String()), slog.String("write", writeText(dot)))
 		}
 	}

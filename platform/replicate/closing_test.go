@@ -85,7 +85,16 @@ func (r *region) forget(t *testing.T, known *replicas.Replicas) {
 			}
 		}
 	}
+	closed, err := known.Closed(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	r.open(t)
+	for _, x := range closed { // as Migrate does
+		if err := r.Close(t.Context(), x); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (r *region) entry(t *testing.T, user id.ID, of causal.Replica) uint64 {

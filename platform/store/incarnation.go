@@ -25,6 +25,8 @@ type Numbers interface {
 	Nearby(ctx context.Context, region uint16) (uint16, error)
 	// Give makes next the last incarnation if last still is, and reports whether it did.
 	Give(ctx context.Context, region, last, next uint16) (bool, error)
+	// Closed are the replicas that have ended and are closed. It must be linearizable.
+	Closed(ctx context.Context) ([]causal.Replica, error)
 }
 
 // settle sees to it that the shards are home to an incarnation whose writes they all remember, and returns it. The shards vouch for that by naming, all of them, the
@@ -63,7 +65,12 @@ func settle(ctx context.Context, shards []*pg.Pool, region uint16, numbers Numbe
 		return 0, fault.New(fault.Unavailable, "another process has just taken an incarnation for this region: run it again")
 	}
 	replica := causal.NewReplica(region, next)
-	if err := homes.set(ctx, replica); err != nil {
+	// Read after the number was taken: what is closed later is closed with the consent of this incarnation.
+	closed, err := numbers.Closed(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read which incarnations are closed: %w", err)
+	}
+	if err := homes.set(ctx, replica, closed); err != nil {
 		return 0, fmt.Errorf("write incarnation %d to every shard: %w", next, err)
 	}
 	log.InfoContext(ctx, "region has a new incarnation", slog.String("replica", replica.String()), slog.Int("last_given", int(last)), slog.Any("shards_had", homes.names()))
@@ -222,7 +229,11 @@ func (h *homes) number(region uint16) (agreed, greatest uint16, err error) {
 }
 
 // set writes the replica to every shard, after the writers of the one that lived there are done: what follows in a shard's log is none of theirs. The first incarnation of a region has nothing to fetch; every other one has to sync before it serves.
-func (h *homes) set(ctx context.Context, replica causal.Replica) error {
+func (h *homes) set(ctx context.Context, replica causal.Replica, closed []causal.Replica) error {
+	ids := make([]int64, len(closed))
+	for i, x := range closed {
+		ids[i] = int64(x)
+	}
 	for _, tx := range h.txs {
 		if err := waitForWriters(ctx, tx); err != nil {
 			return err
@@ -230,6 +241,8 @@ func (h *homes) set(ctx context.Context, replica causal.Replica) error {
 		b := &pgx.Batch{}
 		b.Queue("insert into replica (id, synced) values ($1, $2) on conflict (one) do update set id = excluded.id, synced = excluded.synced",
 			int64(replica), replica.Incarnation() == 1)
+		// Nothing of these may be applied from the first moment on.
+		b.Queue("insert into ended (replica, closed) select unnest($1::bigint[]), true on conflict (replica) do update set closed = true", ids)
 		if err := tx.Commit(ctx, "write the replica of a shard", b); err != nil {
 			return err
 		}

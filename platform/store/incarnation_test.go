@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +25,10 @@ func (cutOff) Last(context.Context, uint16) (uint16, error) {
 func (c cutOff) Nearby(context.Context, uint16) (uint16, error) { return c.near, nil }
 func (cutOff) Give(context.Context, uint16, uint16, uint16) (bool, error) {
 	return false, fault.New(fault.NoQuorum, "no quorum")
+}
+
+func (cutOff) Closed(context.Context) ([]causal.Replica, error) {
+	return nil, fault.New(fault.NoQuorum, "no quorum")
 }
 
 // name sets what a shard says its replica is; 0 is none.
@@ -61,7 +66,10 @@ func TestWhoMayHaveForgottenTakesTheNextIncarnation(t *testing.T) {
 		news   bool
 	}{
 		{"nothing happened", func(uint16) {}, false},
-		{"all shards were wiped", func(uint16) { r.wipe(t, 0, 1) }, true},
+		{"all shards were wiped", func(uint16) {
+			r.numbers.Ended = []causal.Replica{causal.NewReplica(2, 1), causal.NewReplica(3, 4)}
+			r.wipe(t, 0, 1)
+		}, true},
 		{"nothing happened since", func(uint16) {}, false},
 		{"one shard was wiped", func(uint16) { r.wipe(t, 1) }, true},
 		{"a backup was restored on all shards", func(last uint16) { r.name(t, 0, last-1); r.name(t, 1, last-1) }, true},
@@ -77,7 +85,7 @@ func TestWhoMayHaveForgottenTakesTheNextIncarnation(t *testing.T) {
 			}
 			r.name(t, 0, last+1)
 		}, true},
-		{"the global store was lost", func(uint16) { r.numbers = &storetest.Numbers{} }, true},
+		{"the global store was lost", func(uint16) { r.numbers = &storetest.Numbers{Ended: r.numbers.Ended} }, true},
 		{"nothing happened at last", func(uint16) {}, false},
 	} {
 		x.forget(last)
@@ -112,6 +120,9 @@ func TestWhoMayHaveForgottenTakesTheNextIncarnation(t *testing.T) {
 		home, err := r.Home(t.Context())
 		if err != nil || home.Replica != got {
 			t.Errorf("%s: home to %+v, %v", x.name, home, err)
+		}
+		if !slices.Equal(home.Closed, r.numbers.Ended) {
+			t.Errorf("%s: closed are %v, want %v", x.name, home.Closed, r.numbers.Ended)
 		}
 		if x.news && home.Synced {
 			t.Errorf("%s: a new incarnation counts as synced", x.name)

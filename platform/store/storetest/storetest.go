@@ -4,13 +4,20 @@ package storetest
 import (
 	"context"
 	"sync"
+
+	"antipode.example/platform/causal"
 )
 
 // Numbers gives out incarnations from memory, as package replicas does from the global store. The zero Numbers has given none.
 type Numbers struct {
 	mu   sync.Mutex
 	last map[uint16]uint16
+	// Ended are the replicas that are closed.
+	Ended []causal.Replica
 }
+
+// Closed are the replicas that are closed.
+func (n *Numbers) Closed(context.Context) ([]causal.Replica, error) { return n.Ended, nil }
 
 // Last is the last incarnation that was given to a region.
 func (n *Numbers) Last(_ context.Context, region uint16) (uint16, error) {
