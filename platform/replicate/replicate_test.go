@@ -370,6 +370,7 @@ func TestSurvivorsExchangeWhatASilentRegionLeft(t *testing.T) {
 func TestAwaitRemote(t *testing.T) {
 	w := newWorld(t, 1, 1, 1)
 	w.run(t)
+	w.settle(t) // all can be reached
 	a := w.regions[0]
 	user := newUser(t)
 	written := a.mustSet(t, user, "title", "durable")
@@ -384,7 +385,6 @@ func TestAwaitRemote(t *testing.T) {
 			t.Errorf("%s answered and does not have it", region)
 		}
 	}
-	w.settle(t)
 	a.stopCapture()
 	written = a.mustSet(t, user, "title", "not published")
 	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
