@@ -526,6 +526,7 @@ func TestServerRefusesBadRequests(t *testing.T) {
 func TestARegionNoticesThatItHasForgotten(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	w.run(t)
+	w.settle(t) // all can be reached
 	a, b := w.regions[0], w.regions[1]
 	user, other := newUser(t), newUser(t)
 	a.mustSet(t, user, "title", "told")
