@@ -227,7 +227,8 @@ func (r *Replicator) retryParked(ctx context.Context) {
 	var before int64
 	for pause(ctx, wait) {
 		limited, cancel := context.WithTimeout(ctx, callLimit)
-		n, err := r.store.ParkedCount(limited)
+		waiting, err := r.store.Backlog(limited)
+		n := waiting.Parked
 		var events []*replicationv1.Event
 		if err == nil && n > 0 {
 			events, err = r.store.Parked(limited, most)

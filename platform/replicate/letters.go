@@ -36,7 +36,7 @@ const (
 const (
 	// lettersPage is how many dead letters are looked at with one question.
 	lettersPage = 1000
-	// nameBytes is how much of a SHA-256 names a letter.
+	// nameBytes is how much of a SHA-256 names a letter, before it is written in hexadecimal.
 	nameBytes = 16
 )
 

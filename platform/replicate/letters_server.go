@@ -9,12 +9,9 @@ import (
 	"antipode.example/platform/store"
 )
 
-// letterNameBytes is the length of a dead letter's name before it is written in hexadecimal.
-const letterNameBytes = 16
-
 func checkLetterName(field, name string) error {
-	if b, err := hex.DecodeString(name); err != nil || len(b) != letterNameBytes {
-		return fault.New(fault.Invalid, "the request is not valid").With(field, "%q is no name of a dead letter: those are %d hexadecimal digits", name, 2*letterNameBytes)
+	if b, err := hex.DecodeString(name); err != nil || len(b) != nameBytes {
+		return fault.New(fault.Invalid, "the request is not valid").With(field, "%q is no name of a dead letter: those are %d hexadecimal digits", name, 2*nameBytes)
 	}
 	return nil
 }

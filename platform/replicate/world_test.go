@@ -364,11 +364,11 @@ func (r *region) title(t *testing.T, user id.ID) string {
 
 func (r *region) parked(t *testing.T) int64 {
 	t.Helper()
-	n, err := r.ParkedCount(t.Context())
+	b, err := r.Backlog(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n
+	return b.Parked
 }
 
 // same reports whether all regions hold the same.

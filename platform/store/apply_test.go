@@ -43,13 +43,13 @@ func TestApplyInOrderTwiceAndLate(t *testing.T) {
 	}
 	west.mustApply(t, ev[2]) // parked once
 	parked, err := west.Parked(t.Context(), 10)
-	if n, countErr := west.ParkedCount(t.Context()); err != nil || countErr != nil || n != 1 || len(parked) != 1 || !proto.Equal(parked[0], ev[2]) {
+	if n, countErr := west.parkedCount(t); err != nil || countErr != nil || n != 1 || len(parked) != 1 || !proto.Equal(parked[0], ev[2]) {
 		t.Errorf("parked are %d: %v, %v %v", n, parked, err, countErr)
 	}
 	if a = west.mustApply(t, ev[1]); a.Applied != 2 || len(a.Missing) != 0 {
 		t.Errorf("second event, which frees the third: %+v", a)
 	}
-	if n, err := west.ParkedCount(t.Context()); err != nil || n != 0 {
+	if n, err := west.parkedCount(t); err != nil || n != 0 {
 		t.Errorf("%d events are still parked, %v", n, err)
 	}
 	if got := west.value(t, user, own(user), "title"); got != "c" {
@@ -93,7 +93,7 @@ func TestParkedIsMergedBySync(t *testing.T) {
 	if err != nil || a.Users[users[0]].Vector[east.Replica()] != 3 {
 		t.Fatalf("merge: %+v, %v", a, err)
 	}
-	if n, err := west.ParkedCount(t.Context()); err != nil || n != 2 {
+	if n, err := west.parkedCount(t); err != nil || n != 2 {
 		t.Errorf("%d events are parked, %v; want those of the other user", n, err)
 	}
 	if a, err = west.Merge(t.Context(), append(first, older.states(t, users...)...)); err != nil {
@@ -296,7 +296,7 @@ func TestConvergence(t *testing.T) {
 		deliver(r, len(inbox[r]))
 	}
 	for r, region := range regions {
-		if n, err := region.ParkedCount(t.Context()); err != nil || n != 0 {
+		if n, err := region.parkedCount(t); err != nil || n != 0 {
 			t.Errorf("%d events are parked in region %d after everything has arrived, %v", n, r, err)
 		}
 	}

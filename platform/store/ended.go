@@ -43,15 +43,15 @@ func (s *Store) Close(ctx context.Context, ended causal.Replica) error {
 	})
 }
 
-// asHome runs statements in one transaction, if the shard is home to this process's replica.
-func (s *Store) asHome(ctx context.Context, sh *shard.Shard, doing string, queue func(*pgx.Batch)) error {
+// asHome runs statements in one transaction, if the shard is home to this process's replica and owns the slots.
+func (s *Store) asHome(ctx context.Context, sh *shard.Shard, doing string, queue func(*pgx.Batch), slots ...uint16) error {
 	tx, err := sh.Primary.Begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
 	b := &pgx.Batch{}
-	shard.Fence(b, s.engine.Replica)
+	shard.Fence(b, s.engine.Replica, slots...)
 	if err := tx.Send(ctx, "look who lives in a shard", b); err != nil {
 		return err
 	}
@@ -111,13 +111,13 @@ func (s *Store) Unpark(ctx context.Context, events []*replicationv1.Event) error
 		inputs[i] = input{index: i, user: user, event: ev}
 	}
 	return fanOut(ctx, s, inputs, func(in input) uint16 { return in.user.Slot() }, false, func(sh *shard.Shard, inputs []input) error {
-		return s.asHome(ctx, sh, "remove parked events", func(b *pgx.Batch) {
-			var gone parkedRows
-			for _, in := range inputs {
-				gone.add(in)
-			}
-			gone.queueDelete(b)
-		})
+		var gone parkedRows
+		slots := make([]uint16, len(inputs))
+		for i, in := range inputs {
+			gone.add(in)
+			slots[i] = in.user.Slot()
+		}
+		return s.asHome(ctx, sh, "remove parked events", gone.queueDelete, slots...)
 	})
 }
 

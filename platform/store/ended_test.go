@@ -56,7 +56,7 @@ func TestNothingOfAStoppedReplicaIsApplied(t *testing.T) {
 		t.Errorf("parked of south are %v, %v", none, err)
 	}
 	must(west.Unpark(t.Context(), parked))
-	if n, err := west.ParkedCount(t.Context()); err != nil || n != 0 {
+	if n, err := west.parkedCount(t); err != nil || n != 0 {
 		t.Errorf("%d are still parked, %v", n, err)
 	}
 	if h, err := west.Home(t.Context()); err != nil || len(h.Closed) != 0 {

@@ -160,23 +160,14 @@ func (s *Store) Letter(ctx context.Context, name string) (Letter, error) {
 // SettleLetters is described at Interface.
 func (s *Store) SettleLetters(ctx context.Context, letters []Letter, how Settlement) error {
 	return fanOut(ctx, s, letters, func(l Letter) uint16 { return l.slot() }, false, func(sh *shard.Shard, letters []Letter) error {
-		tx, err := sh.Primary.Begin(ctx)
-		if err != nil {
-			return err
-		}
-		defer tx.Rollback()
 		names, slots := make([]string, len(letters)), make([]uint16, len(letters))
 		for i, l := range letters {
 			names[i], slots[i] = l.Name, l.slot()
 		}
-		b := &pgx.Batch{}
-		shard.Fence(b, s.engine.Replica, slots...)
-		if err := tx.Send(ctx, "look who lives in a shard", b); err != nil {
-			return err
-		}
-		last := &pgx.Batch{}
-		last.Queue("update dead_letters set settled = $2, settled_at = clock_timestamp() where name = any($1::text[]) and settled = 0", names, int16(how)) //nolint:gosec // few
-		if err := tx.Commit(ctx, "settle dead letters", last); err != nil {
+		err := s.asHome(ctx, sh, "settle dead letters", func(b *pgx.Batch) {
+			b.Queue("update dead_letters set settled = $2, settled_at = clock_timestamp() where name = any($1::text[]) and settled = 0", names, int16(how)) //nolint:gosec // few
+		}, slots...)
+		if err != nil {
 			return fmt.Errorf("settle dead letters on shard %s: %w", sh.Name, err)
 		}
 		return nil

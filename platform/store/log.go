@@ -59,25 +59,6 @@ func (s *Store) parked(ctx context.Context, limit int, only string, args ...any)
 	return events, nil
 }
 
-// ParkedCount is described at Interface.
-func (s *Store) ParkedCount(ctx context.Context) (int64, error) {
-	var total int64
-	var mu sync.Mutex
-	err := s.each(func(sh *shard.Shard) error {
-		return sh.Primary.Query(ctx, "count parked events", func(r pgx.Rows) error {
-			var n int64
-			if err := r.Scan(&n); err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			total += n
-			return nil
-		}, "select count(*) from parked p join slots s on s.slot = p.slot and s.owned")
-	})
-	return total, err
-}
-
 // Next is described at Interface.
 func (s *Store) Next(ctx context.Context, log string, partition int) (next int64, ok bool, err error) {
 	var found int

@@ -296,3 +296,10 @@ func wantSame(t *testing.T, users []id.ID, regions ...*region) {
 		}
 	}
 }
+
+// parkedCount is how many events wait in the region.
+func (r *region) parkedCount(t *testing.T) (int64, error) {
+	t.Helper()
+	b, err := r.Backlog(t.Context())
+	return b.Parked, err
+}

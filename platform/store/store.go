@@ -83,8 +83,6 @@ type Interface interface {
 	Merge(ctx context.Context, states []*replicationv1.State) (Applied, error)
 	// Parked returns up to limit parked events, oldest first.
 	Parked(ctx context.Context, limit int) ([]*replicationv1.Event, error)
-	// ParkedCount counts them.
-	ParkedCount(ctx context.Context) (int64, error)
 	// Backlog counts them, and the open dead letters.
 	Backlog(ctx context.Context) (Backlog, error)
 	// KeepLetter keeps a dead letter, and reports whether it was not here before, be it open or settled.
