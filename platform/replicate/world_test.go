@@ -19,6 +19,7 @@ import (
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/capture"
+	"antipode.example/platform/freeport"
 	"antipode.example/platform/id"
 	"antipode.example/platform/internal/sample"
 	"antipode.example/platform/kafka"
@@ -129,12 +130,7 @@ func newRegion(t *testing.T, w *world, number uint16, shards int) *region {
 		t.Fatal(err)
 	}
 	r.open(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.listen = l.Addr().String()
-	if err := l.Close(); err != nil {
+	if r.listen, err = freeport.TakeAddr(); err != nil {
 		t.Fatal(err)
 	}
 	r.makeTopic(t, r.topic, partitions)

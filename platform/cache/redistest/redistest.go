@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"antipode.example/platform/freeport"
 )
 
 // startTimeout bounds one start.
@@ -32,32 +34,18 @@ func New(tb testing.TB) *Server {
 	if testing.Short() {
 		tb.Skip("needs redis-server")
 	}
-	s := &Server{}
+	addr, err := freeport.TakeAddr()
+	if err != nil {
+		tb.Fatalf("find a port for redis-server: %v", err)
+	}
+	s := &Server{Addr: addr}
 	tb.Cleanup(func() { s.Stop(tb) })
-	for range 5 { // another process may take the free port first
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			tb.Fatalf("find a free port: %v", err)
-		}
-		s.Addr = l.Addr().String()
-		_ = l.Close()
-		if s.start(tb) {
-			return s
-		}
-	}
-	tb.Fatalf("start redis-server: %s", s.out.String())
-	return nil
+	s.Start(tb)
+	return s
 }
 
-// Start starts the server again after Stop, empty.
+// Start starts the server, which must not run, empty.
 func (s *Server) Start(tb testing.TB) {
-	tb.Helper()
-	if !s.start(tb) {
-		tb.Fatalf("start redis-server again at %s: %s", s.Addr, s.out.String())
-	}
-}
-
-func (s *Server) start(tb testing.TB) bool {
 	tb.Helper()
 	_, port, err := net.SplitHostPort(s.Addr)
 	if err != nil {
@@ -74,21 +62,16 @@ func (s *Server) start(tb testing.TB) bool {
 	for end := time.Now().Add(startTimeout); time.Now().Before(end); {
 		if c, err := net.DialTimeout("tcp", s.Addr, time.Second); err == nil {
 			_ = c.Close()
-			select {
-			case <-s.ended: // the port is another's
-				return false
-			default:
-				return true
-			}
+			return
 		}
 		select {
 		case <-s.ended:
-			return false
+			tb.Fatalf("redis-server at %s ended at once: %s", s.Addr, s.out.String())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 	s.Stop(tb)
-	return false
+	tb.Fatalf("redis-server at %s does not answer: %s", s.Addr, s.out.String())
 }
 
 // spawn starts the process from a thread that lives as long as the process does: the kernel takes the end of that thread for the end of the parent.

@@ -3,7 +3,6 @@ package etcdtest
 
 import (
 	"fmt"
-	"net"
 	"net/url"
 	"strings"
 	"testing"
@@ -11,6 +10,8 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+
+	"antipode.example/platform/freeport"
 )
 
 // readyTimeout bounds the start of a cluster.
@@ -29,7 +30,6 @@ func New(tb testing.TB, n int) *Cluster {
 		tb.Skip("needs etcd")
 	}
 	c := &Cluster{members: make([]*embed.Etcd, n)}
-	ports := freePorts(tb, 2*n)
 	var initial []string
 	for i := range n {
 		cfg := embed.NewConfig()
@@ -38,7 +38,7 @@ func New(tb testing.TB, n int) *Cluster {
 		cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 		cfg.TickMs, cfg.ElectionMs = 50, 500
 		cfg.UnsafeNoFsync = true
-		client, peer := local(ports[2*i]), local(ports[2*i+1])
+		client, peer := local(tb), local(tb)
 		cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 		cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 		initial = append(initial, cfg.Name+"="+peer.String())
@@ -104,24 +104,12 @@ func (c *Cluster) await(tb testing.TB, i int) {
 	}
 }
 
-func local(port int) url.URL {
-	return url.URL{Scheme: "http", Host: fmt.Sprintf("127.0.0.1:%d", port)}
-}
-
-func freePorts(tb testing.TB, n int) []int {
+// local is where nobody listens yet.
+func local(tb testing.TB) url.URL {
 	tb.Helper()
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			tb.Fatalf("find a free port: %v", err)
-		}
-		defer l.Close() // all at the end, so that no port comes twice
-		addr, ok := l.Addr().(*net.TCPAddr)
-		if !ok {
-			tb.Fatalf("listener has the address %v", l.Addr())
-		}
-		ports = append(ports, addr.Port)
+	addr, err := freeport.TakeAddr()
+	if err != nil {
+		tb.Fatalf("find a port for etcd: %v", err)
 	}
-	return ports
+	return url.URL{Scheme: "http", Host: addr}
 }

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"antipode.example/platform/freeport"
 )
 
 // Install is a prepared set of jars.
@@ -106,11 +108,12 @@ func record(ctx context.Context, i Install, home, archive string, tmpl []byte) e
 		return fmt.Errorf("make a folder for the run: %w", err)
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a leftover harms nothing
-	ports, err := freePorts(2)
-	if err != nil {
-		return err
+	s := Settings{DataDir: filepath.Join(dir, "data")}
+	for _, to := range []*string{&s.Listen, &s.Controller} {
+		if *to, err = freeport.TakeAddr(); err != nil {
+			return fmt.Errorf("find a port for the broker: %w", err)
+		}
 	}
-	s := Settings{Listen: ports[0], Controller: ports[1], DataDir: filepath.Join(dir, "data")}
 	props, err := s.Properties(tmpl)
 	if err != nil {
 		return err
@@ -182,20 +185,6 @@ func awaitPort(ctx context.Context, address string, limit time.Duration) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-// freePorts finds addresses on 127.0.0.1 that nothing listens on at the moment.
-func freePorts(n int) ([]string, error) {
-	var found []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer l.Close()
-		found = append(found, l.Addr().String())
-	}
-	return found, nil
 }
 
 func tail(b []byte) []byte {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"antipode.example/platform/freeport"
 )
 
 // Server is one PostgreSQL server, with a directory of its own under the cache.
@@ -48,6 +49,9 @@ func startServer(ctx context.Context, root string, settings map[string]string, f
 		return nil, err
 	}
 	s := &Server{bin: bin, settings: settings}
+	if s.Port, err = freeport.Take(); err != nil {
+		return nil, fmt.Errorf("find a port for PostgreSQL: %w", err)
+	}
 	if s.owner, err = serverAccount(); err != nil {
 		return nil, err
 	}
@@ -87,25 +91,6 @@ func (s *Server) makeDir(root string) error {
 
 // Start starts the server, which must not run, and waits until it answers.
 func (s *Server) Start(ctx context.Context) error {
-	for attempt := 0; ; attempt++ {
-		if s.Port == 0 {
-			port, err := freePort()
-			if err != nil {
-				return err
-			}
-			s.Port = port
-		}
-		err := s.start(ctx)
-		if err == nil || attempt == 3 || ctx.Err() != nil {
-			return err
-		}
-		if attempt == 0 && s.proc == nil {
-			s.Port = 0 // another process may have taken it
-		}
-	}
-}
-
-func (s *Server) start(ctx context.Context) error {
 	args := []string{
 		"-D", s.data(), "-p", fmt.Sprint(s.Port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=" + s.dir,
 		"-c", "hba_file=" + filepath.Join(s.dir, "hba"),
@@ -203,15 +188,6 @@ func (s *Server) logTail() string {
 		b = bytes.Join(lines[len(lines)-20:], []byte("\n"))
 	}
 	return strings.TrimSpace(string(b))
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // nothing to wait for
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener
-	return port, l.Close()
 }
 
 // process is a child that someone waits for.

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"antipode.example/platform/freeport"
 )
 
 // backend is a fake service instance: h2c for clients, HTTP for readiness.
@@ -92,32 +94,13 @@ func (b *backend) start(t *testing.T, port, admin uint16) {
 	}
 }
 
-// freePort returns a port that nobody uses on any of the addresses.
-func freePort(t *testing.T, addrs ...string) uint16 {
+func freePort(t *testing.T) uint16 {
 	t.Helper()
-	for range 100 {
-		var lc net.ListenConfig
-		l, err := lc.Listen(t.Context(), "tcp", addrs[0]+":0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := netip.MustParseAddrPort(l.Addr().String()).Port()
-		free := true
-		for _, a := range addrs[1:] {
-			other, err := lc.Listen(t.Context(), "tcp", fmt.Sprintf("%s:%d", a, port))
-			if err != nil {
-				free = false
-				continue
-			}
-			_ = other.Close()
-		}
-		_ = l.Close()
-		if free {
-			return port
-		}
+	port, err := freeport.Take()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return 0
+	return uint16(port)
 }
 
 // startHAProxy runs the real balancer before two fake instances.
@@ -132,11 +115,11 @@ func startHAProxy(t *testing.T) (front, admin string, a, b *backend) {
 	}
 	a = &backend{name: "a", addr: netip.MustParseAddr("127.66.0.1")}
 	b = &backend{name: "b", addr: netip.MustParseAddr("127.66.0.2")}
-	port, ready := freePort(t, a.addr.String(), b.addr.String()), freePort(t, a.addr.String(), b.addr.String())
+	port, ready := freePort(t), freePort(t)
 	a.start(t, port, ready)
 	b.start(t, port, ready)
-	front = fmt.Sprintf("127.66.0.3:%d", freePort(t, "127.66.0.3"))
-	admin = fmt.Sprintf("127.66.0.4:%d", freePort(t, "127.66.0.4"))
+	front = fmt.Sprintf("127.66.0.3:%d", freePort(t))
+	admin = fmt.Sprintf("127.66.0.4:%d", freePort(t))
 	conf, err := balancer{
 		Region: fmt.Sprintf("test%d", port), Front: netip.MustParseAddrPort(front), Admin: netip.MustParseAddrPort(admin), AdminPort: int(ready),
 		Servers: []server{{"a", netip.AddrPortFrom(a.addr, port)}, {"b", netip.AddrPortFrom(b.addr, port)}},
