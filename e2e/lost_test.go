@@ -37,6 +37,21 @@ func TestNothingLost(t *testing.T) {
 	}
 }
 
+// TestNothingLostOverALossyLink is TestNothingLost while a link loses packets.
+func TestNothingLostOverALossyLink(t *testing.T) {
+	if !bounds.Accept() {
+		t.Skip("in full only")
+	}
+	const lossy = "loss eu-west ap-south 5%"
+	for _, name := range faults() {
+		t.Run(name, func(t *testing.T) {
+			if err := breakAndCheck(t, lossy, name).Err(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestAWipedRegionLosesOnlyWhatNobodyElseHad: what was answered with the durability "remote" survives the loss of every disk of the region, and what was lost is
 // known by its id; the region comes back as its next incarnation, and all regions end equal.
 func TestAWipedRegionLosesOnlyWhatNobodyElseHad(t *testing.T) {
