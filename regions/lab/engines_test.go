@@ -308,6 +308,51 @@ func TestAStartThatIsCancelledLeavesNothing(t *testing.T) {
 	nothingLeft(t, opts)
 }
 
+// A start that ends while a database is being made, when it runs and has no roles yet, does not spoil the next one.
+func TestAStartAfterOneThatWasInterrupted(t *testing.T) {
+	opts := options(t, "labagain")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	runs := func() bool {
+		found, _ := filepath.Glob(filepath.Join(opts.DataDir, opts.Name, "regions", "alpha", "pg-*", "data", "postmaster.pid")) // the pattern is well formed
+		return len(found) > 0
+	}
+	go func() {
+		look := time.NewTicker(5 * time.Millisecond)
+		defer look.Stop()
+		for range look.C {
+			if ctx.Err() != nil || runs() {
+				cancel()
+				return
+			}
+		}
+	}()
+	if l, err := lab.Start(ctx, opts); err == nil {
+		err = l.Close(context.WithoutCancel(ctx))
+		t.Fatalf("it was up before it could be cancelled; %v", err)
+	}
+	l, err := lab.Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := l.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	r, err := l.Region("alpha")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the service's role to use the database", func() error { // Patroni restarts a new standby, to give it the slots
+		out, err := psql(t, l, r.Topology.Node(0, 0).String(), "select 1")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+}
+
 // TestAKilledSupervisorIsCleanedUpAfter starts a lab in a process of its own, kills that, and looks whether the sweep finds everything.
 func TestAKilledSupervisorIsCleanedUpAfter(t *testing.T) {
 	opts := options(t, "labkill")

@@ -25,6 +25,7 @@ func (l *Lab) remember() error {
 	s := newState(l.opts, l.doorBlock)
 	// When somebody has removed the data of all members, there is no cluster to come back to.
 	s.GlobalFormed = saved.GlobalFormed && l.globalMembers("") > 0
+	s.Forming = saved.Forming
 	l.memory.mu.Lock()
 	defer l.memory.mu.Unlock()
 	l.memory.state = s

@@ -107,6 +107,9 @@ func (r *Region) start(ctx context.Context) error {
 
 // startEngines starts what the services need, and the balancer.
 func (r *Region) startEngines(ctx context.Context) error {
+	if err := r.beginForming(); err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, name := range []string{engine.EtcdGlobal, engine.Redis, engine.HAProxy, engine.Kafka} {
 		group.Go(func() error { return r.bringUp(ctx, name) })
@@ -122,7 +125,10 @@ func (r *Region) startEngines(ctx context.Context) error {
 			}
 			nodes.Go(func() error { return r.waitShard(ctx, shard) })
 		}
-		return nodes.Wait()
+		if err := nodes.Wait(); err != nil {
+			return err
+		}
+		return r.endForming()
 	})
 	return group.Wait()
 }

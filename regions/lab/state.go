@@ -23,6 +23,8 @@ type state struct {
 	Regions   []stateRegion `json:"regions"`
 	// GlobalFormed says that the global store exists: a member of it that has no data has lost them.
 	GlobalFormed bool `json:"global_formed,omitempty"`
+	// Forming are regions whose databases were never ready: what is there of them is no data.
+	Forming []string `json:"forming,omitempty"`
 }
 
 type stateRegion struct {
