@@ -62,7 +62,7 @@ func TestFollowPassesNothingOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(t.Context()) //nolint:errcheck // it is committed below, or the test has failed
+	defer tx.Rollback(t.Context())
 	if _, err := tx.Exec(t.Context(), "update records set followed_at = pg_current_xact_id() where user_id = $1", [16]byte(slow)); err != nil {
 		t.Fatal(err)
 	}
