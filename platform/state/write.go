@@ -63,6 +63,14 @@ func (d *Draft) Record(k Key) *recordv1.Record {
 // Now is the wall time of the write, for fields such as update_time.
 func (d *Draft) Now() time.Time { return d.now }
 
+// Dot is the name that the write will have, if it puts or deletes anything.
+func (d *Draft) Dot() causal.Dot {
+	return causal.Dot{Replica: d.engine.Replica, N: d.user.Vector[d.engine.Replica] + 1}
+}
+
+// Vector is what the user's copy has seen before the write. It must not be changed.
+func (d *Draft) Vector() causal.Vector { return d.user.Vector }
+
 // Put writes a record's new message; see record.Registry.Apply for touched. It refuses writes to deleted records and users (ErrDeleted). A record
 // that is put twice gets the last message, and everything that was touched.
 func (d *Draft) Put(k Key, after proto.Message, touched ...string) error {
@@ -125,7 +133,7 @@ func (e *Engine) Write(u *User, o WriteOptions, change func(*Draft) error) (*rep
 		return nil, nil
 	}
 	w := record.Write{
-		Dot:   causal.Dot{Replica: e.Replica, N: u.Vector[e.Replica] + 1},
+		Dot:   d.Dot(),
 		Stamp: hlc.Next(o.Now, u.MaxStamp, o.Seen),
 		Keyed: o.Keyed,
 	}

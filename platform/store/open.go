@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/hlc"
@@ -31,6 +32,8 @@ type Options struct {
 	Registry *record.Registry
 	// Projections are for those record types that lists show, by type.
 	Projections map[string]Projection
+	// Followed, unless nil, says which records Follow tells of; rec may be a deleted one. It must depend on nothing but the record.
+	Followed func(rec *recordv1.Record) bool
 	// Router leads to the shards. Its owner closes it, after everything that uses the store has ended.
 	Router *shard.Router
 	// Clock is the wall clock; nil means the machine's.
@@ -42,6 +45,7 @@ type Options struct {
 type Store struct {
 	engine      *state.Engine
 	projections map[string]Projection
+	followed    func(*recordv1.Record) bool
 	router      *shard.Router
 	clock       hlc.Clock
 	log         *slog.Logger
@@ -52,7 +56,10 @@ var _ Interface = (*Store)(nil)
 // Open makes a store. It learns from the shards which replica lives in them: one shard must answer, and all that answer must agree. The databases must
 // have been migrated.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	s := &Store{projections: o.Projections, router: o.Router, clock: o.Clock, log: o.Log}
+	s := &Store{projections: o.Projections, followed: o.Followed, router: o.Router, clock: o.Clock, log: o.Log}
+	if s.followed == nil {
+		s.followed = func(*recordv1.Record) bool { return false }
+	}
 	if s.clock == nil {
 		s.clock = hlc.System{}
 	}

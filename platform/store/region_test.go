@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
+	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/id"
@@ -144,6 +146,9 @@ func (r *region) open(t testing.TB) {
 			flag, _ := sample.Get(m, "flag").(bool)
 			return time.Unix(created, 0), !flag
 		}},
+		Followed: func(rec *recordv1.Record) bool { // deleted, or "low" is set
+			return rec.GetDeleted() != nil || slices.ContainsFunc(rec.GetLeaves(), func(l *recordv1.Leaf) bool { return slices.Equal(l.GetPath(), []uint32{11}) })
+		},
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -173,6 +173,7 @@ type recordRows struct {
 	deleted, visible []bool
 	created          []*time.Time
 	body             [][]byte
+	followed         []bool
 }
 
 func (r *recordRows) add(u *state.User, k state.Key, rec *recordv1.Record, s *Store) error {
@@ -187,7 +188,7 @@ func (r *recordRows) add(u *state.User, k state.Key, rec *recordv1.Record, s *St
 	r.user, r.kind, r.id = append(r.user, u.ID), append(r.kind, k.Type), append(r.id, k.ID)
 	r.slot = append(r.slot, int16(u.ID.Slot())) //nolint:gosec // below id.Slots
 	r.deleted, r.visible = append(r.deleted, rec.GetDeleted() != nil), append(r.visible, visible)
-	r.created, r.body = append(r.created, created), append(r.body, body)
+	r.created, r.body, r.followed = append(r.created, created), append(r.body, body), append(r.followed, s.followed(rec))
 	return nil
 }
 
@@ -209,11 +210,13 @@ func (r *recordRows) queue(b *pgx.Batch) {
 	if len(r.user) == 0 {
 		return
 	}
-	b.Queue(`insert into records (user_id, type, id, slot, deleted, visible, create_time, body)
-		select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::smallint[], $5::bool[], $6::bool[], $7::timestamptz[], $8::bytea[])
+	b.Queue(`insert into records (user_id, type, id, slot, deleted, visible, create_time, body, followed_at)
+		select user_id, type, id, slot, deleted, visible, create_time, body, case when followed then pg_current_xact_id() end
+		from unnest($1::uuid[], $2::text[], $3::uuid[], $4::smallint[], $5::bool[], $6::bool[], $7::timestamptz[], $8::bytea[], $9::bool[])
+			as n(user_id, type, id, slot, deleted, visible, create_time, body, followed)
 		on conflict (user_id, type, id) do update
-		set deleted = excluded.deleted, visible = excluded.visible, create_time = excluded.create_time, body = excluded.body`,
-		r.user, r.kind, r.id, r.slot, r.deleted, r.visible, r.created, r.body)
+		set deleted = excluded.deleted, visible = excluded.visible, create_time = excluded.create_time, body = excluded.body, followed_at = excluded.followed_at`,
+		r.user, r.kind, r.id, r.slot, r.deleted, r.visible, r.created, r.body, r.followed)
 }
 
 // vectorRows are rows of table causality, by column.

@@ -1,0 +1,132 @@
+// Package session has the rules of sessions: what a refresh token is, what its uses mean, and when a session has ended. They are pure; the service that stores sessions and answers
+// clients is not there yet.
+//
+// It owns records of the types "session" (sessionv1.SessionRecord), the family of all refresh tokens of one sign-in, and "account" (sessionv1.AccountRecord), of which each user
+// has one, whose id is the user's own. It guarantees:
+//
+//   - any region can take a refresh token, whether or not it has heard of the last one;
+//   - a request that is repeated with its idempotency key, in whichever regions, gets the same token each time;
+//   - whoever uses a refresh token that somebody else has used ends the session, everywhere, once the regions have heard of both uses, if these lie within the last 16 generations;
+//   - a session that did not know of a revocation of all sessions when it was made has ended, whatever the clocks said.
+//
+// Not covered: of refreshes without an idempotency key, those within 30 s of each other count as one and the same client's.
+package session
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	recordv1 "antipode.example/api/gen/antipode/record/v1"
+	sessionv1 "antipode.example/api/gen/antipode/session/v1"
+	"antipode.example/platform/causal"
+	"antipode.example/platform/record"
+)
+
+// ServiceName names the service in events, tokens, topics and logs.
+const ServiceName = "session"
+
+// The types of records.
+const (
+	RecordType  = "session"
+	AccountType = "account"
+)
+
+// NewRegistry knows the service's record types.
+func NewRegistry() (*record.Registry, error) {
+	return record.NewRegistry(&sessionv1.SessionRecord{}, &sessionv1.AccountRecord{})
+}
+
+// Ending is why a session has ended; empty while it has not.
+type Ending string
+
+// The endings.
+const (
+	// Expired: its time is over.
+	Expired Ending = "expired"
+	// Revoked: somebody ended it, by itself or with all others.
+	Revoked Ending = "revoked"
+	// Stolen: a refresh token was used by two.
+	Stolen Ending = "stolen"
+)
+
+// Ended says whether a session has ended by now. password names the write that last set the user's password, in the user service; the zero dot when it was never changed.
+func Ended(rec *sessionv1.SessionRecord, account *sessionv1.AccountRecord, password causal.Dot, now time.Time) (Ending, error) {
+	sessions, err1 := readVector(rec.GetMadeUnderSessions())
+	users, err2 := readVector(rec.GetMadeUnderUsers())
+	if err1 != nil || err2 != nil {
+		return "", fmt.Errorf("read what a session was made under: %w, %w", err1, err2)
+	}
+	switch {
+	case stolen(rec):
+		return Stolen, nil
+	case rec.GetRevokeTime() != nil, !covers(users, password):
+		return Revoked, nil
+	case !now.Before(rec.GetExpireTime().AsTime()):
+		return Expired, nil
+	}
+	for _, text := range account.GetRevocations() {
+		if dot, ok := readDot(text); !ok || !covers(sessions, dot) {
+			return Revoked, nil // what cannot be read may be meant for this one
+		}
+	}
+	return "", nil
+}
+
+func covers(v causal.Vector, d causal.Dot) bool { return v[d.Replica] >= d.N }
+
+// RevokeAll notes in an account that the write of this name ends all sessions that were made without knowing of it. An older one of the same replica goes: who covers the later covers it.
+func RevokeAll(account *sessionv1.AccountRecord, write causal.Dot, now time.Time) {
+	account.Revocations = slices.DeleteFunc(account.GetRevocations(), func(text string) bool {
+		old, ok := readDot(text)
+		return ok && old.Replica == write.Replica && old.N <= write.N
+	})
+	account.Revocations = append(account.Revocations, fmt.Sprintf("%s:%d", write.Replica, write.N))
+	account.RevokeTime = later(account.GetRevokeTime(), now)
+}
+
+// later is the later of two times; the clocks of the region that set the first may be ahead.
+func later(t *timestamppb.Timestamp, now time.Time) *timestamppb.Timestamp {
+	now = now.Truncate(time.Millisecond)
+	if t != nil && !now.After(t.AsTime()) {
+		return t
+	}
+	return timestamppb.New(now)
+}
+
+func readDot(text string) (causal.Dot, bool) {
+	name, number, _ := strings.Cut(text, ":")
+	replica, err1 := causal.ParseReplica(name)
+	n, err2 := strconv.ParseUint(number, 10, 64)
+	return causal.Dot{Replica: replica, N: n}, err1 == nil && err2 == nil
+}
+
+func readVector(b []byte) (causal.Vector, error) {
+	p := &recordv1.Vector{}
+	if err := proto.Unmarshal(b, p); err != nil {
+		return nil, fmt.Errorf("decode a vector: %w", err)
+	}
+	return causal.VectorOf(p), nil
+}
+
+// Refresh is what a use of a refresh token does to a session that has not ended. It returns the token to give, or Stolen, and then the session is revoked from now on. In both
+// cases the record has changed, unless the request is a repetition.
+func (k RefreshKeys) Refresh(rec *sessionv1.SessionRecord, token Refresh, key string, now time.Time) (child Refresh, how Ending) {
+	u := newUse(token.Generation, key, now)
+	switch judge(rec, u) {
+	case theft:
+		note(rec, u)
+		rec.RevokeTime = timestamppb.New(now.Truncate(time.Millisecond))
+		return Refresh{}, Stolen
+	case fresh:
+		note(rec, u)
+		rec.LastUseTime = later(rec.GetLastUseTime(), now)
+	case repeated:
+	}
+	return k.Child(token, key), ""
+}
