@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"antipode.example/regions/lab/engine"
@@ -111,20 +112,22 @@ func (r *Region) run(ctx context.Context, u engine.Unit, argv []string) error {
 	return nil
 }
 
-// migrate makes or migrates the region's databases.
+// migrate makes or migrates the databases of the region's services.
 func (r *Region) migrate(ctx context.Context) error {
-	for _, u := range r.units {
-		if u.Name != engine.InstanceName(0) {
-			continue
-		}
-		if err := r.lab.writeUnit(u); err != nil {
-			return err
-		}
-		if err := r.run(ctx, u, r.lab.site.Migrate(r.Topology)); err != nil {
-			return fmt.Errorf("migrating the databases of %s: %w", r.Topology.Name, err)
-		}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, service := range r.lab.opts.Topology.Services {
+		u := r.unit(engine.InstanceName(service.Name, 0))
+		group.Go(func() error {
+			if err := r.lab.writeUnit(u); err != nil {
+				return err
+			}
+			if err := r.run(ctx, u, r.lab.site.Migrate(r.Topology, service.Name)); err != nil {
+				return fmt.Errorf("migrating the databases of %s in %s: %w", service.Name, r.Topology.Name, err)
+			}
+			return nil
+		})
 	}
-	return nil
+	return group.Wait()
 }
 
 // environment is plain: nothing of the caller's gets in.

@@ -88,7 +88,7 @@ func (l *Lab) Letters(ctx context.Context, settled bool) (LetterReport, error) {
 
 func (r *Region) letters(ctx context.Context, settled bool) ([]Letter, error) {
 	var all []Letter
-	err := r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+	err := r.AnySync(ctx, "user", func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 		all = nil
 		for token := ""; ; {
 			page, err := c.DeadLetters(ctx, &replicationv1.DeadLettersRequest{Settled: settled, PageToken: token, PageSize: conflictPage})
@@ -184,7 +184,7 @@ func (l *Lab) onLetters(ctx context.Context, name, region string,
 		}
 		var after *replicationv1.DeadLetter
 		var reason string
-		err = r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
+		err = r.AnySync(ctx, "user", func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
 			after, reason, err = do(ctx, c, x.Name)
 			return err
 		})

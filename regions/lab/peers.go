@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/regions/lab/engine"
 	"antipode.example/regions/topology"
 )
 
@@ -67,12 +68,16 @@ func (c *conns) close() {
 	c.open = nil
 }
 
-// Sync returns a client of one instance's replication service, counted from 0. It connects from inside the region.
-func (r *Region) Sync(instance int) (replicationv1.SyncServiceClient, error) {
-	if instance < 0 || instance >= r.Topology.Instances {
-		return nil, fmt.Errorf("region %s has %d instances, not an instance %d", r.Topology.Name, r.Topology.Instances, instance)
+// Sync returns a client of the replication service of one instance of a service, counted from 0. It connects from inside the region.
+func (r *Region) Sync(service string, instance int) (replicationv1.SyncServiceClient, error) {
+	s, err := r.lab.service(service)
+	if err != nil {
+		return nil, err
 	}
-	conn, err := r.conns.to(netip.AddrPortFrom(r.Topology.Instance(instance), topology.PortPeer))
+	if instance < 0 || instance >= r.Topology.Instances {
+		return nil, fmt.Errorf("region %s has %d instances of %s, not an instance %d", r.Topology.Name, r.Topology.Instances, service, instance)
+	}
+	conn, err := r.conns.to(netip.AddrPortFrom(r.Topology.Instance(s, instance), topology.PortPeer))
 	if err != nil {
 		return nil, err
 	}
@@ -84,18 +89,18 @@ func (r *Region) Front() (*grpc.ClientConn, error) {
 	return r.conns.to(netip.AddrPortFrom(r.Topology.Front(), topology.PortFront))
 }
 
-// AnySync calls the instances of the region one after the other until one answers.
-func (r *Region) AnySync(ctx context.Context, call func(context.Context, replicationv1.SyncServiceClient) error) error {
+// AnySync calls the region's instances of a service one after the other until one answers.
+func (r *Region) AnySync(ctx context.Context, service string, call func(context.Context, replicationv1.SyncServiceClient) error) error {
 	var errs []error
 	for i := range r.Topology.Instances {
-		client, err := r.Sync(i)
+		client, err := r.Sync(service, i)
 		if err == nil {
 			err = call(ctx, client)
 		}
 		if err == nil {
 			return nil
 		}
-		errs = append(errs, fmt.Errorf("instance %d of region %s: %w", i, r.Topology.Name, err))
+		errs = append(errs, fmt.Errorf("%s in region %s: %w", engine.InstanceName(service, i), r.Topology.Name, err))
 		if ctx.Err() != nil {
 			break
 		}
@@ -116,8 +121,8 @@ type ShardLag struct {
 	Parked uint64 `json:"parked,omitempty"`
 }
 
-// lag asks all instances, since each reads a part of the others' logs, and returns what those that answer say.
-func (r *Region) lag(ctx context.Context) ([]*replicationv1.LagResponse, error) {
+// lag asks all instances of a service, since each reads a part of the others' logs, and returns what those that answer say.
+func (r *Region) lag(ctx context.Context, service string) ([]*replicationv1.LagResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, lagTimeout)
 	defer cancel()
 	answers := make([]*replicationv1.LagResponse, r.Topology.Instances)
@@ -125,7 +130,7 @@ func (r *Region) lag(ctx context.Context) ([]*replicationv1.LagResponse, error) 
 	var asking sync.WaitGroup
 	for i := range answers {
 		asking.Go(func() {
-			client, err := r.Sync(i)
+			client, err := r.Sync(service, i)
 			if err == nil {
 				answers[i], err = client.Lag(ctx, &replicationv1.LagRequest{})
 			}

@@ -135,8 +135,10 @@ func (r *Region) startServices(ctx context.Context) error {
 	}
 	r.tell(Event{What: "databases migrated", Seconds: time.Since(began).Seconds()})
 	group, ctx := errgroup.WithContext(ctx)
-	for i := range r.Topology.Instances {
-		group.Go(func() error { return r.bringUp(ctx, engine.InstanceName(i)) })
+	for _, u := range r.units {
+		if u.Service != "" {
+			group.Go(func() error { return r.bringUp(ctx, u.Name) })
+		}
 	}
 	return group.Wait()
 }
@@ -183,7 +185,7 @@ func (r *Region) waitShard(ctx context.Context, shard int) error {
 // stop stops everything in the reverse order. Errors are logged: what does not end is ended by the sweep.
 func (r *Region) stop(ctx context.Context) {
 	r.conns.close()
-	r.each(ctx, func(u engine.Unit) bool { return strings.HasPrefix(u.Name, "user-") || u.Name == engine.HAProxy })
+	r.each(ctx, func(u engine.Unit) bool { return u.Service != "" || u.Name == engine.HAProxy })
 	r.each(ctx, func(u engine.Unit) bool {
 		return strings.HasPrefix(u.Name, "pg-") || u.Name == engine.Kafka || u.Name == engine.Redis
 	})

@@ -90,7 +90,7 @@ func compare(slot uint32, digests []map[uint32]*replicationv1.SlotDigest) (behin
 func (r *Region) digest(ctx context.Context) (RegionDigest, map[uint32]*replicationv1.SlotDigest) {
 	d := RegionDigest{Region: r.Topology.Name}
 	var answer *replicationv1.DigestResponse
-	err := r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
+	err := r.AnySync(ctx, "user", func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
 		answer, err = c.Digest(ctx, &replicationv1.DigestRequest{FirstSlot: 0, Slots: slots})
 		return err
 	})
@@ -188,7 +188,7 @@ func userText(id []byte) string {
 
 func (r *Region) conflicts(ctx context.Context) ([]*replicationv1.ConflictEntry, error) {
 	var all []*replicationv1.ConflictEntry
-	err := r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+	err := r.AnySync(ctx, "user", func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 		all = nil
 		for token := ""; ; {
 			page, err := c.Conflicts(ctx, &replicationv1.ConflictsRequest{PageToken: token, PageSize: conflictPage})
@@ -235,7 +235,7 @@ func (l *Lab) RestoreConflict(ctx context.Context, name, region string) (Restore
 	}
 	ctx, cancel := context.WithTimeout(ctx, digestTimeout)
 	defer cancel()
-	err = r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+	err = r.AnySync(ctx, "user", func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 		_, err := c.RestoreConflict(ctx, &replicationv1.RestoreConflictRequest{UserId: user[:], Name: found.Name})
 		return err
 	})
@@ -314,7 +314,7 @@ func (l *Lab) Reconcile(ctx context.Context, region, from string) ([]Reconciled,
 func (r *Region) reconcile(ctx context.Context, from string) Reconciled {
 	result := Reconciled{Region: r.Topology.Name, From: from}
 	var answer *replicationv1.ReconcileResponse
-	err := r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
+	err := r.AnySync(ctx, "user", func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
 		answer, err = c.Reconcile(ctx, &replicationv1.ReconcileRequest{Region: from})
 		return err
 	})

@@ -208,7 +208,7 @@ func (r *Region) state(components []ComponentStatus) string {
 }
 
 func (r *Region) replication(ctx context.Context) *Replication {
-	answers, err := r.lag(ctx)
+	answers, err := r.lag(ctx, "user")
 	if err != nil {
 		text, _, _ := strings.Cut(err.Error(), "\n")
 		return &Replication{Error: text}

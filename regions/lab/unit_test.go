@@ -18,6 +18,7 @@ import (
 
 const oneRegion = `
 name: small
+services: [user]
 regions:
   - {name: alpha, number: 1, shards: 1, nodes_per_shard: 2, instances: 1}
 links: []
@@ -400,6 +401,46 @@ func TestComponentNames(t *testing.T) {
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("names are %v", names)
+	}
+}
+
+// another adds a service to a world.
+func another(t *testing.T, top *topology.Topology) *topology.Topology {
+	t.Helper()
+	top.Services = append(top.Services[:len(top.Services):len(top.Services)], topology.Service{Name: "other", Program: "otherd", Paths: []string{"/v1/others"}, Octet: 91})
+	return top
+}
+
+func TestASecondServiceIsRunAsTheFirst(t *testing.T) {
+	opts := Options{Name: "x", Topology: another(t, parse(t, oneRegion)), DataDir: t.TempDir(), BinDir: t.TempDir()}
+	names, err := ComponentNames(opts)
+	if err != nil || !slices.Contains(names, "alpha/user-a") || !slices.Contains(names, "alpha/other-a") {
+		t.Errorf("names are %v, %v", names, err)
+	}
+	for _, words := range []string{"kill alpha/other-a", "pause alpha/other-a"} {
+		if _, err := CheckFault(names, words); err != nil {
+			t.Errorf("%s: %v", words, err)
+		}
+	}
+	if _, err := Preflight(opts); err == nil || !strings.Contains(err.Error(), "otherd is missing") {
+		t.Errorf("without its program: %v", err)
+	}
+	opts.WithoutServices = true
+	if names, err = ComponentNames(opts); err != nil || slices.ContainsFunc(names, func(n string) bool { return strings.Contains(n, "other") || strings.Contains(n, "user") }) {
+		t.Errorf("without services the names are %v, %v", names, err)
+	}
+	for _, program := range []string{"regionctl", "userd", "otherd"} {
+		if err := os.WriteFile(filepath.Join(opts.BinDir, program), []byte(program), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := func(name string) string { return filepath.Join(opts.BinDir, name) }
+	got, err := install(engine.Programs{Self: in("regionctl"), Services: map[string]string{"user": in("userd"), "other": in("otherd")}}, opts.Dir())
+	if err != nil || got.Services["other"] != filepath.Join(opts.Dir(), "bin", "otherd") || got.Services["user"] == got.Services["other"] {
+		t.Errorf("installed %+v, %v", got, err)
+	}
+	if text, err := os.ReadFile(got.Services["other"]); err != nil || string(text) != "otherd" {
+		t.Errorf("the copy is %q, %v", text, err)
 	}
 }
 

@@ -72,7 +72,7 @@ func (l *Lab) measure(ctx context.Context) {
 	var asking sync.WaitGroup
 	for _, r := range l.regions {
 		asking.Go(func() {
-			if answers, err := r.lag(ctx); err == nil {
+			if answers, err := r.lag(ctx, "user"); err == nil {
 				_, n := mergeLags(answers)
 				mu.Lock()
 				defer mu.Unlock()

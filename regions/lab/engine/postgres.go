@@ -25,13 +25,10 @@ func orphaned(data string) bool {
 	return err == nil && dir == data
 }
 
-// databases lists the services' databases. Each has a logical replication slot antipode_<database> on every shard; the user
-// service's slot has its name from its configuration.
-var databases = []string{"user"} //nolint:gochecknoglobals // a constant that Go can't express
-
 const sharedBuffers = "32MB"
 
-// postgres is a database node: Patroni and the PostgreSQL that it runs.
+// postgres is a database node: Patroni and the PostgreSQL that it runs. Each service has a database of its name on every shard, with a logical replication slot
+// antipode_<service>.
 func (s Site) postgres(r topology.Region, shard, node int) (Unit, error) {
 	name := NodeName(shard, node)
 	dir := s.ComponentDir(r.Name, name)
@@ -43,7 +40,7 @@ func (s Site) postgres(r topology.Region, shard, node int) (Unit, error) {
 		"Address":       addr,
 		"Subnet":        r.Prefix(),
 		"Etcd":          []string{at(r.RegionalEtcd(), topology.PortEtcdClient).String()},
-		"Databases":     databases,
+		"Databases":     s.Topology.ServiceNames(),
 		"BinDir":        s.Programs.PostgresBin,
 		"DataDir":       filepath.Join(dir, "data"),
 		"PGPass":        filepath.Join(dir, "pgpass"),
@@ -55,7 +52,7 @@ func (s Site) postgres(r topology.Region, shard, node int) (Unit, error) {
 	if err != nil {
 		return Unit{}, err
 	}
-	sql, err := renderDeploy("patroni/roles.sql.tmpl", map[string]any{"Password": s.Secrets.Service, "Databases": databases})
+	sql, err := renderDeploy("patroni/roles.sql.tmpl", map[string]any{"Password": s.Secrets.Service, "Databases": s.Topology.ServiceNames()})
 	if err != nil {
 		return Unit{}, err
 	}
