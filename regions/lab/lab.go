@@ -302,15 +302,6 @@ func (l *Lab) Network() *network.Network { return l.network }
 // Regions lists the regions in the topology's order.
 func (l *Lab) Regions() []*Region { return append([]*Region(nil), l.regions...) }
 
-// service finds a service of this world; the error names those that there are.
-func (l *Lab) service(name string) (topology.Service, error) {
-	s, ok := l.opts.Topology.Service(name)
-	if !ok {
-		return s, unknown("service", name, l.opts.Topology.ServiceNames())
-	}
-	return s, nil
-}
-
 // Region finds a region; the error names those that exist.
 func (l *Lab) Region(name string) (*Region, error) {
 	names := make([]string, len(l.regions))

@@ -110,8 +110,9 @@ func (r *Region) AnySync(ctx context.Context, service string, call func(context.
 
 const lagTimeout = time.Second
 
-// ShardLag is what a region knows of one shard of another, from heartbeats through the real path.
+// ShardLag is what a region knows of one service's database on a shard of another region, from heartbeats through the real path.
 type ShardLag struct {
+	Service  string `json:"service"`
 	Region   string `json:"region"`
 	Shard    string `json:"shard"`
 	Replica  uint32 `json:"replica"`
@@ -145,15 +146,15 @@ func (r *Region) lag(ctx context.Context, service string) ([]*replicationv1.LagR
 	return answers, nil
 }
 
-// mergeLags returns for each shard the worst of what the instances say, since each reads other partitions, and the number of events that all have applied. A partition that
+// mergeLags returns for each shard the worst of what the instances of a service say, since each reads other partitions, and the number of events that all have applied. A partition that
 // no instance reads at the moment is not among them.
-func mergeLags(answers []*replicationv1.LagResponse) (shards []ShardLag, applied uint64) {
+func mergeLags(service string, answers []*replicationv1.LagResponse) (shards []ShardLag, applied uint64) {
 	index := map[string]int{}
 	for _, a := range answers {
 		applied += a.GetEventsApplied()
 		for _, s := range a.GetShards() {
 			seen := ShardLag{
-				Region: s.GetRegion(), Shard: s.GetShard(), Replica: s.GetReplica(), LagMs: s.GetLagMs(), SilentMs: s.GetSilentMs(), Parked: a.GetParked(),
+				Service: service, Region: s.GetRegion(), Shard: s.GetShard(), Replica: s.GetReplica(), LagMs: s.GetLagMs(), SilentMs: s.GetSilentMs(), Parked: a.GetParked(),
 			}
 			key := seen.Region + "/" + seen.Shard
 			i, ok := index[key]

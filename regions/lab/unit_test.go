@@ -239,14 +239,14 @@ func TestLockIsHeldByOne(t *testing.T) {
 }
 
 func TestLagsOfAllInstancesAreMerged(t *testing.T) {
-	shards, applied := mergeLags([]*replicationv1.LagResponse{
+	shards, applied := mergeLags("user", []*replicationv1.LagResponse{
 		{EventsApplied: 5, Shards: []*replicationv1.ShardLag{{Region: "b", Shard: "s1", LagMs: 9000, SilentMs: 9000}, {Region: "b", Shard: "s2", LagMs: 41, SilentMs: 100}}},
 		{EventsApplied: 7, Shards: []*replicationv1.ShardLag{{Region: "b", Shard: "s1", LagMs: 43, SilentMs: 200}}},
 	})
 	if applied != 12 || len(shards) != 2 {
 		t.Fatalf("%+v, %d applied", shards, applied)
 	}
-	if shards[0].LagMs != 9000 || shards[0].SilentMs != 9000 || shards[1].LagMs != 41 {
+	if shards[0].Service != "user" || shards[0].LagMs != 9000 || shards[0].SilentMs != 9000 || shards[1].LagMs != 41 {
 		t.Errorf("lags are %+v, want the worst of the partitions", shards)
 	}
 }
@@ -275,13 +275,13 @@ func TestNeedsPerson(t *testing.T) {
 		"never compared it": {[]*replicationv1.LagResponse{{Peers: peers(false, 3, 100)}, {Peers: peers(false, 0, -1)}}, []string{"diverged 3"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := needsPerson(c.answers)
+			got := needsPerson("user", c.answers)
 			if len(got) != len(c.want) {
 				t.Fatalf("got %+v", got)
 			}
 			for i, n := range got {
 				kind, text, _ := strings.Cut(c.want[i], " ")
-				if n.Kind != kind || !strings.Contains(n.Text, text) || n.Do == "" {
+				if n.Service != "user" || n.Kind != kind || !strings.Contains(n.Text, text) || n.Do == "" {
 					t.Errorf("got %+v, want %s", n, c.want[i])
 				}
 			}
@@ -348,13 +348,13 @@ func TestCPUIsCountedByComponent(t *testing.T) {
 		t.Errorf("sums are %v", sums)
 	}
 	u := newUsage()
-	began := time.Unix(0, 0)
-	u.update(began, map[string]time.Duration{"x": time.Second, "y": time.Minute}, map[string]uint64{"r": 100})
-	u.update(began.Add(10*time.Second), map[string]time.Duration{"x": 3 * time.Second, "y": 0}, map[string]uint64{"r": 150})
-	if cpu, flow := u.of("x", "r"); cpu != 0.2 || flow != 5 {
+	began, r := time.Unix(0, 0), stream{"r", "user"}
+	u.update(began, map[string]time.Duration{"x": time.Second, "y": time.Minute}, map[stream]uint64{r: 100})
+	u.update(began.Add(10*time.Second), map[string]time.Duration{"x": 3 * time.Second, "y": 0}, map[stream]uint64{r: 150})
+	if cpu, flow := u.of("x"), u.applied(r); cpu != 0.2 || flow != 5 {
 		t.Errorf("CPU is %v, events/s %v; want 0.2 and 5", cpu, flow)
 	}
-	if cpu, _ := u.of("y", "r"); cpu != 0 {
+	if cpu := u.of("y"); cpu != 0 {
 		t.Errorf("a component that was started again has CPU %v", cpu)
 	}
 }
