@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -118,67 +117,6 @@ func TestStateRemembersWhatDataNeed(t *testing.T) {
 		}
 		if got := saved.differs(parse(t, text)); (got != "") != harmful {
 			t.Errorf("%s: %q", change, got)
-		}
-	}
-}
-
-func TestKeysAreMadeOnceAndPrivate(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "keys")
-	first, err := ensureKeys(dir, nil, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	causal, err := os.ReadFile(filepath.Join(dir, "causal.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var set struct {
-		Keys []struct {
-			ID     string `json:"id"`
-			Secret []byte `json:"secret"`
-		} `json:"keys"`
-	}
-	if err := json.Unmarshal(causal, &set); err != nil || len(set.Keys) != 1 || set.Keys[0].ID != "1" || len(set.Keys[0].Secret) != 32 {
-		t.Errorf("key set is %+v, %v", set, err)
-	}
-	second, err := ensureKeys(dir, nil, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if first != second || first.Service == first.Superuser {
-		t.Errorf("passwords are %+v, then %+v", first, second)
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(entries) != len(keyFiles)+3 {
-		t.Errorf("%d files", len(entries))
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		kept, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, damage := range []func() error{
-			func() error { return os.Remove(path) },
-			func() error { return os.WriteFile(path, []byte("\n"), 0o600) },
-		} {
-			if err := damage(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := ensureKeys(dir, nil, true); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "put it back") {
-				t.Errorf("%s was damaged, and the error is %v", e.Name(), err)
-			}
-		}
-		if err := os.WriteFile(path, kept, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, e := range entries {
-		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s has mode %v, %v", e.Name(), info.Mode(), err)
 		}
 	}
 }

@@ -97,6 +97,15 @@ func (t *Topology) Region(name string) (Region, bool) {
 	return t.Regions[i], true
 }
 
+// RegionNames lists the names of the regions, in their order.
+func (t *Topology) RegionNames() []string {
+	names := make([]string, len(t.Regions))
+	for i, r := range t.Regions {
+		names[i] = r.Name
+	}
+	return names
+}
+
 // Link returns the link between two regions, in whichever order they are named.
 func (t *Topology) Link(a, b string) (Link, bool) {
 	for _, l := range t.Links {
