@@ -133,6 +133,11 @@ func (r *Region) startServices(ctx context.Context) error {
 	if err := r.migrate(ctx); err != nil {
 		return err
 	}
+	for shard := range r.Topology.Shards {
+		if err := engine.KeepSlots(ctx, r.Dial, r.Topology, shard, r.lab.opts.Topology.ServiceNames()); err != nil {
+			return fmt.Errorf("region %s: %w", r.Topology.Name, err)
+		}
+	}
 	r.tell(Event{What: "databases migrated", Seconds: time.Since(began).Seconds()})
 	group, ctx := errgroup.WithContext(ctx)
 	for _, u := range r.units {

@@ -35,6 +35,52 @@ func parse(t *testing.T, text string) *topology.Topology {
 	return top
 }
 
+func TestServicesMayComeButNotGo(t *testing.T) {
+	dir := t.TempDir()
+	one := parse(t, oneRegion)
+	two := another(t, parse(t, oneRegion))
+	for _, c := range []struct {
+		was, is *topology.Topology
+		harm    string
+	}{{one, one, ""}, {one, two, ""}, {two, two, ""}, {two, one, "services user, other, now user"}} {
+		if err := newState(Options{Name: "x", Topology: c.was}, 5).write(dir); err != nil {
+			t.Fatal(err)
+		}
+		saved, err := readState(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := saved.differs(c.is); got != c.harm {
+			t.Errorf("from %v to %v: %q", c.was.ServiceNames(), c.is.ServiceNames(), got)
+		}
+	}
+	older := state{Regions: newState(Options{Topology: one}, 0).Regions}
+	if got := older.differs(two); got != "" {
+		t.Errorf("a state from before there were services: %q", got)
+	}
+}
+
+// The migration of a service that came later than the data makes its database, and is tried again.
+func TestALateServiceIsKnown(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		top         *topology.Topology
+		user, other bool
+	}{
+		{parse(t, oneRegion), false, false}, // no data
+		{another(t, parse(t, oneRegion)), false, true},
+		{another(t, parse(t, oneRegion)), false, false},
+	} {
+		l := &Lab{opts: Options{Name: "x", Topology: c.top}, site: engine.Site{Dir: dir}}
+		if err := l.remember(); err != nil {
+			t.Fatal(err)
+		}
+		if l.isLate("user") != c.user || l.isLate("other") != c.other {
+			t.Errorf("in a world of %v late are %v", c.top.ServiceNames(), l.memory.late)
+		}
+	}
+}
+
 func TestPreflightNamesTheFix(t *testing.T) {
 	full := t.TempDir()
 	for _, program := range []string{"regionctl", "userd"} {

@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,6 +138,53 @@ func AskNode(ctx context.Context, dial Dial, r topology.Region, shard, node int)
 		return Node{}, fmt.Errorf("PostgreSQL is %q", n.State)
 	}
 	return n, nil
+}
+
+// KeepSlots makes a shard keep a logical replication slot for each of these databases, as a cluster that was made for them does by itself: this is for the database of
+// a service that came later. The databases exist, with their publications. It changes nothing when there is nothing to do.
+func KeepSlots(ctx context.Context, dial Dial, r topology.Region, shard int, databases []string) error {
+	var errs []error
+	for node := range r.NodesPerShard {
+		err := keepSlots(ctx, dial, httpURL(at(r.Node(shard, node), topology.PortPatroni))+"/config", databases)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return fmt.Errorf("keeping the slots of shard s%d: %w", shard+1, errors.Join(errs...))
+}
+
+func keepSlots(ctx context.Context, dial Dial, url string, databases []string) error {
+	type slot struct {
+		Type     string `json:"type"`
+		Database string `json:"database"`
+		Plugin   string `json:"plugin"`
+	}
+	var config struct {
+		Slots map[string]json.RawMessage `json:"slots"`
+	}
+	body, err := get(ctx, dial, url)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, &config); err != nil {
+		return fmt.Errorf("reading the answer of %s: %w", url, err)
+	}
+	missing := map[string]slot{}
+	for _, db := range databases {
+		if name := "antipode_" + db; config.Slots[name] == nil {
+			missing[name] = slot{Type: "logical", Database: db, Plugin: "pgoutput"}
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	change, err := json.Marshal(map[string]any{"slots": missing})
+	if err != nil {
+		return fmt.Errorf("writing slots: %w", err)
+	}
+	_, err = ask(ctx, dial, http.MethodPatch, url, change)
+	return err
 }
 
 // leads returns nil when a node holds its shard's leader lock. A primary that is still being made runs before, and has no users yet.
