@@ -31,7 +31,7 @@ deps-test: ## the same, and what testing needs
 
 build: ## build every program into bin/
 	@mkdir -p bin
-	go build -o bin/ ./regions/cmd/... ./services/user/cmd/...
+	go build -o bin/ ./regions/cmd/... $(addsuffix /...,$(wildcard ./services/*/cmd))
 
 up: deps build ## start three regions on this machine, with the WAN between them
 	$(SUDO) bin/regionctl --lab $(LAB) up

@@ -183,7 +183,7 @@ func writesOf(t *testing.T, userID, in string) uint64 {
 		}
 	}
 	var vector causal.Vector
-	must(t, region(t, in).AnySync(t.Context(), func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+	must(t, region(t, in).AnySync(t.Context(), "user", func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 		page, err := c.Vectors(ctx, &replicationv1.VectorsRequest{Slot: uint32(user.Slot()), AfterUserId: before[:], PageSize: 1})
 		if err != nil {
 			return err

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -73,11 +75,26 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// roleName finds the component that has a role now: primary-sN and standby-sN are nodes of a database, capturing-sN is the instance that publishes the shard's events.
+// capturing is the instance of a service, the users' when none is named, that publishes the shard's events: capturing-s1, session-capturing-s1.
+var capturing = regexp.MustCompile(`^(?:(.+)-)?capturing-s(\d+)$`)
+
+// roleName finds the component that has a role now: primary-sN and standby-sN are nodes of a database; see capturing for another.
 // Today an instance is one process with all roles, so what leads capture reads other regions' logs and serves clients too.
 func roleName(t *testing.T, name string) string {
 	t.Helper()
 	at, component, _ := strings.Cut(name, "/")
+	if of := capturing.FindStringSubmatch(component); of != nil {
+		service, shard := cmp.Or(of[1], "user"), "s"+of[2]
+		r := region(t, at)
+		for i := range r.Topology.Instances {
+			leads, err := samples(t.Context(), r, service, i, "antipode_capture_leader")
+			must(t, err)
+			if leads[shard] == 1 {
+				return at + "/" + engine.InstanceName(service, i)
+			}
+		}
+		t.Fatalf("no instance of %s in %s captures %s", service, at, shard)
+	}
 	role, shard, ok := strings.Cut(component, "-s")
 	if !ok {
 		return name
@@ -90,14 +107,6 @@ func roleName(t *testing.T, name string) string {
 			must(t, err)
 			if n.Primary() == (role == "primary") {
 				return at + "/" + engine.NodeName(int(shard[0]-'1'), node)
-			}
-		}
-	case "capturing":
-		for i := range r.Topology.Instances {
-			leads, err := samples(t.Context(), r, i, "antipode_capture_leader")
-			must(t, err)
-			if leads["s"+shard] == 1 {
-				return at + "/" + engine.InstanceName(i)
 			}
 		}
 	default:

@@ -77,7 +77,7 @@ func TestSameFieldHasOneWinner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = south.AnySync(t.Context(), func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+	err = south.AnySync(t.Context(), "user", func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 		_, err := c.RestoreConflict(ctx, &replicationv1.RestoreConflictRequest{UserId: user[:], Name: entry.GetName()})
 		return err
 	})

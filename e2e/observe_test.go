@@ -18,10 +18,14 @@ import (
 	"antipode.example/regions/topology"
 )
 
-// samples are the values of a metric of an instance, counted from 0, by shard.
-func samples(ctx context.Context, r *lab.Region, instance int, metric string) (map[string]float64, error) {
+// samples are the values of a metric of an instance of a service, counted from 0, by shard.
+func samples(ctx context.Context, r *lab.Region, service string, instance int, metric string) (map[string]float64, error) {
+	s, ok := world.Topology().Service(service)
+	if !ok {
+		return nil, fmt.Errorf("there is no service %q", service)
+	}
 	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: r.Dial, DisableKeepAlives: true}}
-	url := "http://" + netip.AddrPortFrom(r.Topology.Instance(instance), topology.PortAdmin).String() + "/metrics"
+	url := "http://" + netip.AddrPortFrom(r.Topology.Instance(s, instance), topology.PortAdmin).String() + "/metrics"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err

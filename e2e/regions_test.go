@@ -33,7 +33,7 @@ func cut(t *testing.T, a, b *lab.Region) (heal func()) {
 // digests asks a region what it holds: for each slot two hashes.
 func digests(ctx context.Context, r *lab.Region) ([]*replicationv1.SlotDigest, error) {
 	var slots []*replicationv1.SlotDigest
-	err := r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+	err := r.AnySync(ctx, "user", func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 		resp, err := c.Digest(ctx, &replicationv1.DigestRequest{Slots: id.Slots})
 		slots = resp.GetSlots()
 		return err
@@ -94,7 +94,7 @@ func conflicts(t *testing.T, userID string) []*replicationv1.ConflictEntry {
 	}
 	var all []*replicationv1.ConflictEntry
 	for _, r := range world.Regions() {
-		err := r.AnySync(t.Context(), func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+		err := r.AnySync(t.Context(), "user", func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 			resp, err := c.Conflicts(ctx, &replicationv1.ConflictsRequest{UserId: user[:]})
 			for _, e := range resp.GetEntries() {
 				if !slices.ContainsFunc(all, func(o *replicationv1.ConflictEntry) bool { return o.GetName() == e.GetName() }) {

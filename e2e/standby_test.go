@@ -88,7 +88,7 @@ func TestWithoutAnyStandby(t *testing.T) {
 	w.written("without a standby", writesDuring, w.regions...)
 	eventually(t, "the metric says that no standby is there", func(ctx context.Context) error {
 		for i := range east.Topology.Instances {
-			byShard, err := samples(ctx, east, i, "antipode_capture_bound_standby")
+			byShard, err := samples(ctx, east, "user", i, "antipode_capture_bound_standby")
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"flag"
 	"math/rand/v2"
 	"slices"
@@ -47,19 +48,22 @@ func twoFaults(seed uint64) []string {
 // together says that both faults can be there at once, and that what follows can be judged as it is for one. Each pair that is left out has its reason here:
 //
 //   - what is powered off has no processes to break and no clock to ask;
-//   - a component has one fault at a time; which instance captures is only known when it is killed, so that goes with no other fault of an instance there.
+//   - a component has one fault at a time; which instance captures is only known when it is killed, so that goes with no other fault of an instance of the
+//     service there.
 //
 // Everything else is judged as for one fault: the regions that neither is aimed at take writes throughout. Two members of the global store may be gone: then those
 // refuse sign-ups (TestWithoutAQuorum looks how), and what they have to acknowledge are changes. Two regions may be gone: then the third is alone. While two clocks
 // are out of reach nobody can tell that the third is wrong, and it takes writes: a field has one writer here, whose stamps rise, so nothing is lost by that.
 func together(a, b string) bool {
 	kind, what := strings.Fields(a)[0], strings.Fields(a)[1]
+	_, component, _ := strings.Cut(what, "/")
+	captures := capturing.FindStringSubmatch(component)
 	inside := strings.Contains(strings.Fields(b)[1], "/") || slices.Contains([]string{"clock", "power-off"}, strings.Fields(b)[0])
 	switch {
 	case kind == "power-off" && inside && aimedAt(a) == aimedAt(b):
 		return false
-	case strings.Contains(what, "/capturing-"):
-		return !strings.Contains(b, aimedAt(a)+"/user-") && a != b
+	case captures != nil:
+		return !strings.Contains(b, aimedAt(a)+"/"+cmp.Or(captures[1], "user")+"-") && a != b
 	case strings.Contains(what, "/"):
 		return what != strings.Fields(b)[1]
 	}
@@ -74,6 +78,7 @@ func TestPairsThatCanBeJudged(t *testing.T) {
 		{"clock ap-south +5m", "power-off ap-south"},
 		{"kill us-east/user-a", "pause us-east/user-a"},
 		{"kill us-east/capturing-s1", "pause us-east/user-b"},
+		{"kill us-east/session-capturing-s1", "pause us-east/session-b"},
 		{"wipe eu-west/kafka", "kill eu-west/kafka"},
 	} {
 		if together(pair[0], pair[1]) && together(pair[1], pair[0]) {
@@ -86,6 +91,8 @@ func TestPairsThatCanBeJudged(t *testing.T) {
 		{"clock ap-south +5m", "isolate ap-south"},
 		{"kill us-east/standby-s1", "kill us-east/primary-s1"},
 		{"kill us-east/user-a", "pause us-east/user-b"},
+		{"kill us-east/capturing-s1", "pause us-east/session-a"},
+		{"kill us-east/session-capturing-s1", "kill us-east/user-a"},
 	} {
 		if !together(pair[0], pair[1]) || !together(pair[1], pair[0]) {
 			t.Errorf("%q and %q would not be injected together", pair[0], pair[1])

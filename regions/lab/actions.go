@@ -56,7 +56,7 @@ func ComponentNames(opts Options) ([]string, error) {
 func (o Options) units(site engine.Site, r topology.Region) ([]engine.Unit, error) {
 	units, err := site.Units(r)
 	if o.WithoutServices {
-		units = slices.DeleteFunc(units, func(u engine.Unit) bool { return strings.HasPrefix(u.Name, "user-") })
+		units = slices.DeleteFunc(units, func(u engine.Unit) bool { return u.Service != "" })
 	}
 	return units, err
 }

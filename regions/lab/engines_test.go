@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -151,6 +152,7 @@ func TestOneRegionOnRealEngines(t *testing.T) {
 		}
 	})
 	t.Run("a killed primary stays down, and its standby takes over with the slot", func(t *testing.T) { checkFailover(t, l) })
+	t.Run("the database of a service that came later gets its slot", func(t *testing.T) { checkLaterService(t, l) })
 	t.Run("paused answers nothing, resumed is ready again", func(t *testing.T) {
 		c, err := r.Component(engine.Kafka)
 		if err != nil {
@@ -259,7 +261,7 @@ func checkFailover(t *testing.T, l *lab.Lab) {
 		return err
 	})
 	// As operators do it: by psql, inside the region.
-	out, err := psql(t, l, r.Topology.Node(0, 1-primary).String(),
+	out, err := psql(t, l, r.Topology.Node(0, 1-primary), "user",
 		"select slot_name from pg_replication_slots where plugin = 'pgoutput'; select pubname from pg_publication")
 	if err != nil || !strings.Contains(out, "antipode_user") || !strings.Contains(out, "antipode\n") {
 		t.Errorf("slots and publications of the new primary: %q, %v", out, err)
@@ -270,14 +272,47 @@ func checkFailover(t *testing.T, l *lab.Lab) {
 	eventually(t, "the killed one to follow", ready)
 }
 
-func psql(t *testing.T, l *lab.Lab, host, sql string) (string, error) {
+// checkLaterService adds a database as a service's migration does, to a cluster that was made without it.
+func checkLaterService(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	r := l.Regions()[0]
+	var primary netip.Addr
+	for node := range 2 {
+		if n, err := engine.AskNode(t.Context(), r.Dial, r.Topology, 0, node); err == nil && n.Primary() {
+			primary = r.Topology.Node(0, node)
+		}
+	}
+	for _, c := range [][2]string{{"user", "create database later"}, {"later", "create publication antipode"}} {
+		if out, err := psql(t, l, primary, c[0], c[1]); err != nil {
+			t.Fatalf("%s: %v\n%s", c[1], err, out)
+		}
+	}
+	for range 2 {
+		if err := engine.KeepSlots(t.Context(), r.Dial, r.Topology, 0, []string{"user", "later"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const slots = "select slot_name, database, plugin from pg_replication_slots where slot_type = 'logical' order by 1"
+	for node := range 2 { // the standby's is what survives a failover
+		eventually(t, "both slots on every node", func() error {
+			out, err := psql(t, l, r.Topology.Node(0, node), "user", slots)
+			if want := "antipode_later|later|pgoutput\nantipode_user|user|pgoutput\n"; err == nil && out != want {
+				err = errors.New(out)
+			}
+			return err
+		})
+	}
+	eventually(t, "the shard can lose a node again", func() error { return engine.ShardReady(t.Context(), r.Dial, r.Topology, 0) })
+}
+
+func psql(t *testing.T, l *lab.Lab, host netip.Addr, database, sql string) (string, error) {
 	t.Helper()
 	password, err := os.ReadFile(filepath.Join(l.Dir(), "keys", "postgres.password"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	cmd := exec.CommandContext(t.Context(), "psql", "-X", "-A", "-t", "-h", host, "-U", "antipode", "-d", "user", "-c", sql)
+	cmd := exec.CommandContext(t.Context(), "psql", "-X", "-A", "-t", "-h", host.String(), "-U", "antipode", "-d", database, "-c", sql)
 	cmd.Env = append(os.Environ(), "PGPASSWORD="+strings.TrimSpace(string(password)))
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := l.Network().Namespace("alpha").Start(cmd); err != nil {

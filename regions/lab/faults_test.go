@@ -42,8 +42,11 @@ func TestFaultsOnRealEngines(t *testing.T) {
 		t.Fatal(err)
 	}
 	opts.Topology, opts.WithoutServices = top, false
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", opts.BinDir+"/", "../../services/user/cmd/userd").CombinedOutput(); err != nil {
-		t.Fatalf("building userd: %v\n%s", err, out)
+	for _, s := range top.Services {
+		program := "../../services/" + s.Name + "/cmd/" + s.Program
+		if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", opts.BinDir+"/", program).CombinedOutput(); err != nil {
+			t.Fatalf("building %s: %v\n%s", program, err, out)
+		}
 	}
 	l, err := lab.Start(t.Context(), opts)
 	if err != nil {

@@ -82,16 +82,24 @@ func install(p engine.Programs, dir string) (engine.Programs, error) {
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return p, fmt.Errorf("making the directory of programs: %w", err)
 	}
-	for _, program := range []*string{&p.Self, &p.User} {
-		if *program == "" {
-			continue
+	copied := func(program string) (string, error) {
+		to := filepath.Join(bin, filepath.Base(program))
+		if err := copyProgram(program, to); err != nil {
+			return "", fmt.Errorf("copying %s: %w", program, err)
 		}
-		to := filepath.Join(bin, filepath.Base(*program))
-		if err := copyProgram(*program, to); err != nil {
-			return p, fmt.Errorf("copying %s: %w", *program, err)
-		}
-		*program = to
+		return to, nil
 	}
+	var err error
+	if p.Self, err = copied(p.Self); err != nil {
+		return p, err
+	}
+	services := map[string]string{}
+	for service, program := range p.Services {
+		if services[service], err = copied(program); err != nil {
+			return p, err
+		}
+	}
+	p.Services = services
 	return p, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"antipode.example/regions/lab/engine"
@@ -111,20 +112,39 @@ func (r *Region) run(ctx context.Context, u engine.Unit, argv []string) error {
 	return nil
 }
 
-// migrate makes or migrates the region's databases.
+// migrate makes or migrates the databases of the region's services.
 func (r *Region) migrate(ctx context.Context) error {
-	for _, u := range r.units {
-		if u.Name != engine.InstanceName(0) {
-			continue
-		}
-		if err := r.lab.writeUnit(u); err != nil {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, service := range r.lab.opts.Topology.ServiceNames() {
+		group.Go(func() error {
+			if err := r.migrateService(ctx, service); err != nil {
+				return fmt.Errorf("migrating the databases of %s in %s: %w", service, r.Topology.Name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+const (
+	lateTries = 5
+	latePause = time.Second
+)
+
+func (r *Region) migrateService(ctx context.Context, service string) error {
+	u := r.unit(engine.InstanceName(service, 0))
+	if err := r.lab.writeUnit(u); err != nil {
+		return err
+	}
+	err := r.run(ctx, u, r.lab.site.Migrate(r.Topology, service))
+	// A database that a migration has made just now may be unknown on a standby, and where that is asked first, the migration fails. What it has done stays.
+	for tries := 1; err != nil && tries < lateTries && r.lab.isLate(service); tries++ {
+		if err := pause(ctx, latePause); err != nil {
 			return err
 		}
-		if err := r.run(ctx, u, r.lab.site.Migrate(r.Topology)); err != nil {
-			return fmt.Errorf("migrating the databases of %s: %w", r.Topology.Name, err)
-		}
+		err = r.run(ctx, u, r.lab.site.Migrate(r.Topology, service))
 	}
-	return nil
+	return err
 }
 
 // environment is plain: nothing of the caller's gets in.

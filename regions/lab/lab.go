@@ -141,7 +141,7 @@ func (l *Lab) prepare(ctx context.Context, m Machine) error {
 	}
 	var err error
 	_, saved := readState(site.Dir)
-	if site.Secrets, err = ensureKeys(site.KeysDir(), l.credential, saved == nil); err != nil {
+	if site.Secrets, err = ensureKeys(site.KeysDir(), l.opts.Topology.RegionNames(), l.credential, saved == nil); err != nil {
 		return err
 	}
 	if site.Programs, err = install(m.Programs, site.Dir); err != nil {

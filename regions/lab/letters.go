@@ -2,11 +2,9 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
@@ -15,13 +13,14 @@ import (
 // LetterReport lists the dead letters of the regions: messages of each other's logs that they could not apply.
 type LetterReport struct {
 	Letters []Letter `json:"letters"`
-	// Silent are regions that didn't answer: their letters are missing.
-	Silent []string `json:"silent,omitempty"`
+	// Silent are those that didn't answer: their letters are missing.
+	Silent SilentList `json:"silent,omitempty"`
 }
 
 // Letter is a dead letter of one region. The same message may be one in several regions, under the same name.
 type Letter struct {
-	Name string `json:"name"`
+	Service string `json:"service"`
+	Name    string `json:"name"`
 	// Region has it; Origin is the region whose log it stood on.
 	Region string `json:"region"`
 	Origin string `json:"origin"`
@@ -42,9 +41,9 @@ type Letter struct {
 // LetterOpen is the state of a letter that is not settled.
 const LetterOpen = "open"
 
-func newLetter(region string, l *replicationv1.DeadLetter) Letter {
+func newLetter(service, region string, l *replicationv1.DeadLetter) Letter {
 	out := Letter{
-		Name: l.GetName(), Region: region, Origin: l.GetRegion(), Topic: l.GetTopic(), Partition: l.GetPartition(), Offset: l.GetOffset(),
+		Service: service, Name: l.GetName(), Region: region, Origin: l.GetRegion(), Topic: l.GetTopic(), Partition: l.GetPartition(), Offset: l.GetOffset(),
 		Bytes: l.GetBytes(), Error: l.GetError(), CameAt: time.UnixMilli(l.GetCameUnixMs()), State: LetterOpen,
 	}
 	if len(l.GetUserId()) > 0 {
@@ -61,34 +60,22 @@ func newLetter(region string, l *replicationv1.DeadLetter) Letter {
 	return out
 }
 
-// Letters asks every region for its dead letters: those that are open, or all that are kept; oldest first.
-func (l *Lab) Letters(ctx context.Context, settled bool) (LetterReport, error) {
-	ctx, cancel := context.WithTimeout(ctx, digestTimeout)
-	defer cancel()
-	answers := make([][]Letter, len(l.regions))
-	errs := make([]error, len(l.regions))
-	var asking sync.WaitGroup
-	for i, r := range l.regions {
-		asking.Go(func() { answers[i], errs[i] = r.letters(ctx, settled) })
-	}
-	asking.Wait()
-	report := LetterReport{Letters: []Letter{}}
-	for i, r := range l.regions {
-		if errs[i] != nil {
-			report.Silent = append(report.Silent, r.Topology.Name)
-		}
-		report.Letters = append(report.Letters, answers[i]...)
-	}
-	if len(report.Silent) == len(l.regions) {
-		return report, fmt.Errorf("no region answers: %w", errors.Join(errs...))
+// Letters asks every region for its dead letters, of a service or, for an empty name, of all: those that are open, or all that are kept; oldest first.
+func (l *Lab) Letters(ctx context.Context, service string, settled bool) (LetterReport, error) {
+	answers, silent, err := everywhere(ctx, l, service, func(r *Region, ctx context.Context, service string) ([]Letter, error) {
+		return r.letters(ctx, service, settled)
+	})
+	report := LetterReport{Letters: []Letter{}, Silent: silent}
+	for _, a := range answers {
+		report.Letters = append(report.Letters, a.answer...)
 	}
 	slices.SortStableFunc(report.Letters, func(a, b Letter) int { return a.CameAt.Compare(b.CameAt) })
-	return report, nil
+	return report, err
 }
 
-func (r *Region) letters(ctx context.Context, settled bool) ([]Letter, error) {
+func (r *Region) letters(ctx context.Context, service string, settled bool) ([]Letter, error) {
 	var all []Letter
-	err := r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+	err := r.AnySync(ctx, service, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 		all = nil
 		for token := ""; ; {
 			page, err := c.DeadLetters(ctx, &replicationv1.DeadLettersRequest{Settled: settled, PageToken: token, PageSize: conflictPage})
@@ -96,7 +83,7 @@ func (r *Region) letters(ctx context.Context, settled bool) ([]Letter, error) {
 				return err
 			}
 			for _, one := range page.GetLetters() {
-				all = append(all, newLetter(r.Topology.Name, one))
+				all = append(all, newLetter(service, r.Topology.Name, one))
 			}
 			if token = page.GetNextPageToken(); token == "" {
 				return nil
@@ -109,11 +96,11 @@ func (r *Region) letters(ctx context.Context, settled bool) ([]Letter, error) {
 // Find returns the letters, one for each region that has it, whose name is or begins with name; of one region alone when that is named.
 func (r LetterReport) Find(name, region string) ([]Letter, error) {
 	var found []Letter
-	names := map[string]bool{}
+	names := map[[2]string]bool{}
 	for _, l := range r.Letters {
 		if name != "" && strings.HasPrefix(l.Name, name) && (region == "" || l.Region == region) {
 			found = append(found, l)
-			names[l.Name] = true
+			names[[2]string{l.Service, l.Name}] = true
 		}
 	}
 	where := ""
@@ -122,11 +109,11 @@ func (r LetterReport) Find(name, region string) ([]Letter, error) {
 	}
 	switch {
 	case len(names) > 1:
-		return nil, fmt.Errorf("%d dead letters have names that begin with %q%s: give more of it", len(names), name, where)
+		return nil, fmt.Errorf("%d dead letters have names that begin with %q%s: give more of it, or say --service", len(names), name, where)
 	case len(names) == 1:
 		return found, nil
 	case len(r.Silent) > 0:
-		return nil, fmt.Errorf("there is no dead letter %q%s, as far as is known: no answer from %s", name, where, strings.Join(r.Silent, ", "))
+		return nil, fmt.Errorf("there is no dead letter %q%s, as far as is known: no answer from %s", name, where, r.Silent)
 	}
 	return nil, fmt.Errorf("there is no dead letter %q%s: regionctl dlq list --all", name, where)
 }
@@ -138,23 +125,24 @@ type LetterDone struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// ReplayLetter tries a dead letter again in every region that has it open, or in the named one. The name may be a beginning that only one has.
-func (l *Lab) ReplayLetter(ctx context.Context, name, region string) ([]LetterDone, error) {
-	return l.onLetters(ctx, name, region, func(ctx context.Context, c replicationv1.SyncServiceClient, name string) (*replicationv1.DeadLetter, string, error) {
+// ReplayLetter tries a dead letter again in every region that has it open, or in the named one. The name may be a beginning that only one has, of the named
+// service if one is named.
+func (l *Lab) ReplayLetter(ctx context.Context, service, name, region string) ([]LetterDone, error) {
+	return l.onLetters(ctx, service, name, region, func(ctx context.Context, c replicationv1.SyncServiceClient, name string) (*replicationv1.DeadLetter, string, error) {
 		res, err := c.ReplayDeadLetter(ctx, &replicationv1.ReplayDeadLetterRequest{Name: name})
 		return res.GetLetter(), res.GetReason(), err
 	})
 }
 
-// DropLetter gives a dead letter up in every region that has it open, or in the named one.
-func (l *Lab) DropLetter(ctx context.Context, name, region string) ([]LetterDone, error) {
-	return l.onLetters(ctx, name, region, func(ctx context.Context, c replicationv1.SyncServiceClient, name string) (*replicationv1.DeadLetter, string, error) {
+// DropLetter gives a dead letter up in every region that has it open, or in the named one; the name is as for ReplayLetter.
+func (l *Lab) DropLetter(ctx context.Context, service, name, region string) ([]LetterDone, error) {
+	return l.onLetters(ctx, service, name, region, func(ctx context.Context, c replicationv1.SyncServiceClient, name string) (*replicationv1.DeadLetter, string, error) {
 		res, err := c.DropDeadLetter(ctx, &replicationv1.DropDeadLetterRequest{Name: name})
 		return res.GetLetter(), "", err
 	})
 }
 
-func (l *Lab) onLetters(ctx context.Context, name, region string,
+func (l *Lab) onLetters(ctx context.Context, service, name, region string,
 	do func(context.Context, replicationv1.SyncServiceClient, string) (*replicationv1.DeadLetter, string, error),
 ) ([]LetterDone, error) {
 	if region != "" {
@@ -162,7 +150,7 @@ func (l *Lab) onLetters(ctx context.Context, name, region string,
 			return nil, err
 		}
 	}
-	report, err := l.Letters(ctx, true)
+	report, err := l.Letters(ctx, service, true)
 	if err != nil {
 		return nil, err
 	}
@@ -184,14 +172,14 @@ func (l *Lab) onLetters(ctx context.Context, name, region string,
 		}
 		var after *replicationv1.DeadLetter
 		var reason string
-		err = r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
+		err = r.AnySync(ctx, x.Service, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
 			after, reason, err = do(ctx, c, x.Name)
 			return err
 		})
 		if err != nil {
 			return done, fmt.Errorf("dead letter %s in %s: %w", x.Name, x.Region, err)
 		}
-		done = append(done, LetterDone{Letter: newLetter(x.Region, after), Reason: reason})
+		done = append(done, LetterDone{Letter: newLetter(x.Service, x.Region, after), Reason: reason})
 	}
 	return done, nil
 }

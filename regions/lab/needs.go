@@ -16,6 +16,7 @@ const endedLong = 2 * time.Minute
 
 // Need is something that a person should look at.
 type Need struct {
+	Service string `json:"service"`
 	// Kind is dead_letters, parked, diverged, no_standby, catching_up, clock, silent_region, ended or forgotten.
 	Kind string `json:"kind"`
 	Text string `json:"text"`
@@ -23,8 +24,8 @@ type Need struct {
 	Do string `json:"do"`
 }
 
-// needsPerson is what one region's instances say together. What they read from the shards is the same for all; of the rest each knows a part.
-func needsPerson(answers []*replicationv1.LagResponse) []Need {
+// needsPerson is what one region's instances of a service say together. What they read from the shards is the same for all; of the rest each knows a part.
+func needsPerson(service string, answers []*replicationv1.LagResponse) []Need {
 	var letters, parked uint64
 	var catchingUp bool
 	var refusal string
@@ -53,7 +54,7 @@ func needsPerson(answers []*replicationv1.LagResponse) []Need {
 	}
 	var needs []Need
 	add := func(kind, do, format string, args ...any) {
-		needs = append(needs, Need{Kind: kind, Do: do, Text: fmt.Sprintf(format, args...)})
+		needs = append(needs, Need{Service: service, Kind: kind, Do: do, Text: fmt.Sprintf(format, args...)})
 	}
 	if catchingUp {
 		add("catching_up", "wait; it needs one other region that answers", "has forgotten something, and serves nobody until it has fetched what the others have")

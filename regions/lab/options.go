@@ -22,9 +22,9 @@ type Options struct {
 	DataDir string
 	// CacheDir holds what all labs share and can be fetched again; empty means DefaultCacheDir.
 	CacheDir string
-	// BinDir holds the programs regionctl and userd; empty means the directory of the running program.
+	// BinDir holds the programs regionctl and those of the services; empty means the directory of the running program.
 	BinDir string
-	// WithoutServices leaves out the user service: the engines alone.
+	// WithoutServices leaves out the services: the engines alone.
 	WithoutServices bool
 	// StartTimeout bounds the start of everything, downloads apart; 0 means 3 min.
 	StartTimeout time.Duration

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/regions/lab/engine"
 	"antipode.example/regions/topology"
 )
 
@@ -67,12 +68,16 @@ func (c *conns) close() {
 	c.open = nil
 }
 
-// Sync returns a client of one instance's replication service, counted from 0. It connects from inside the region.
-func (r *Region) Sync(instance int) (replicationv1.SyncServiceClient, error) {
-	if instance < 0 || instance >= r.Topology.Instances {
-		return nil, fmt.Errorf("region %s has %d instances, not an instance %d", r.Topology.Name, r.Topology.Instances, instance)
+// Sync returns a client of the replication service of one instance of a service, counted from 0. It connects from inside the region.
+func (r *Region) Sync(service string, instance int) (replicationv1.SyncServiceClient, error) {
+	s, err := r.lab.service(service)
+	if err != nil {
+		return nil, err
 	}
-	conn, err := r.conns.to(netip.AddrPortFrom(r.Topology.Instance(instance), topology.PortPeer))
+	if instance < 0 || instance >= r.Topology.Instances {
+		return nil, fmt.Errorf("region %s has %d instances of %s, not an instance %d", r.Topology.Name, r.Topology.Instances, service, instance)
+	}
+	conn, err := r.conns.to(netip.AddrPortFrom(r.Topology.Instance(s, instance), topology.PortPeer))
 	if err != nil {
 		return nil, err
 	}
@@ -84,18 +89,18 @@ func (r *Region) Front() (*grpc.ClientConn, error) {
 	return r.conns.to(netip.AddrPortFrom(r.Topology.Front(), topology.PortFront))
 }
 
-// AnySync calls the instances of the region one after the other until one answers.
-func (r *Region) AnySync(ctx context.Context, call func(context.Context, replicationv1.SyncServiceClient) error) error {
+// AnySync calls the region's instances of a service one after the other until one answers.
+func (r *Region) AnySync(ctx context.Context, service string, call func(context.Context, replicationv1.SyncServiceClient) error) error {
 	var errs []error
 	for i := range r.Topology.Instances {
-		client, err := r.Sync(i)
+		client, err := r.Sync(service, i)
 		if err == nil {
 			err = call(ctx, client)
 		}
 		if err == nil {
 			return nil
 		}
-		errs = append(errs, fmt.Errorf("instance %d of region %s: %w", i, r.Topology.Name, err))
+		errs = append(errs, fmt.Errorf("%s in region %s: %w", engine.InstanceName(service, i), r.Topology.Name, err))
 		if ctx.Err() != nil {
 			break
 		}
@@ -105,8 +110,9 @@ func (r *Region) AnySync(ctx context.Context, call func(context.Context, replica
 
 const lagTimeout = time.Second
 
-// ShardLag is what a region knows of one shard of another, from heartbeats through the real path.
+// ShardLag is what a region knows of one service's database on a shard of another region, from heartbeats through the real path.
 type ShardLag struct {
+	Service  string `json:"service"`
 	Region   string `json:"region"`
 	Shard    string `json:"shard"`
 	Replica  uint32 `json:"replica"`
@@ -116,8 +122,8 @@ type ShardLag struct {
 	Parked uint64 `json:"parked,omitempty"`
 }
 
-// lag asks all instances, since each reads a part of the others' logs, and returns what those that answer say.
-func (r *Region) lag(ctx context.Context) ([]*replicationv1.LagResponse, error) {
+// lag asks all instances of a service, since each reads a part of the others' logs, and returns what those that answer say.
+func (r *Region) lag(ctx context.Context, service string) ([]*replicationv1.LagResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, lagTimeout)
 	defer cancel()
 	answers := make([]*replicationv1.LagResponse, r.Topology.Instances)
@@ -125,7 +131,7 @@ func (r *Region) lag(ctx context.Context) ([]*replicationv1.LagResponse, error) 
 	var asking sync.WaitGroup
 	for i := range answers {
 		asking.Go(func() {
-			client, err := r.Sync(i)
+			client, err := r.Sync(service, i)
 			if err == nil {
 				answers[i], err = client.Lag(ctx, &replicationv1.LagRequest{})
 			}
@@ -140,15 +146,15 @@ func (r *Region) lag(ctx context.Context) ([]*replicationv1.LagResponse, error) 
 	return answers, nil
 }
 
-// mergeLags returns for each shard the worst of what the instances say, since each reads other partitions, and the number of events that all have applied. A partition that
+// mergeLags returns for each shard the worst of what the instances of a service say, since each reads other partitions, and the number of events that all have applied. A partition that
 // no instance reads at the moment is not among them.
-func mergeLags(answers []*replicationv1.LagResponse) (shards []ShardLag, applied uint64) {
+func mergeLags(service string, answers []*replicationv1.LagResponse) (shards []ShardLag, applied uint64) {
 	index := map[string]int{}
 	for _, a := range answers {
 		applied += a.GetEventsApplied()
 		for _, s := range a.GetShards() {
 			seen := ShardLag{
-				Region: s.GetRegion(), Shard: s.GetShard(), Replica: s.GetReplica(), LagMs: s.GetLagMs(), SilentMs: s.GetSilentMs(), Parked: a.GetParked(),
+				Service: service, Region: s.GetRegion(), Shard: s.GetShard(), Replica: s.GetReplica(), LagMs: s.GetLagMs(), SilentMs: s.GetSilentMs(), Parked: a.GetParked(),
 			}
 			key := seen.Region + "/" + seen.Shard
 			i, ok := index[key]

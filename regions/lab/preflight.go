@@ -133,7 +133,10 @@ func findPrograms(o Options) (engine.Programs, []Problem) {
 	}
 	p.Self = own("regionctl")
 	if !o.WithoutServices {
-		p.User = own("userd")
+		p.Services = map[string]string{}
+		for _, service := range o.Topology.Services {
+			p.Services[service.Name] = own(service.Program)
+		}
 	}
 	p.Patroni, p.Redis, p.HAProxy = system("patroni"), system("redis-server"), system("haproxy")
 	system("java")

@@ -139,10 +139,17 @@ func (r *Region) startServices(ctx context.Context) error {
 	if err := r.migrate(ctx); err != nil {
 		return err
 	}
+	for shard := range r.Topology.Shards {
+		if err := engine.KeepSlots(ctx, r.Dial, r.Topology, shard, r.lab.opts.Topology.ServiceNames()); err != nil {
+			return fmt.Errorf("region %s: %w", r.Topology.Name, err)
+		}
+	}
 	r.tell(Event{What: "databases migrated", Seconds: time.Since(began).Seconds()})
 	group, ctx := errgroup.WithContext(ctx)
-	for i := range r.Topology.Instances {
-		group.Go(func() error { return r.bringUp(ctx, engine.InstanceName(i)) })
+	for _, u := range r.units {
+		if u.Service != "" {
+			group.Go(func() error { return r.bringUp(ctx, u.Name) })
+		}
 	}
 	return group.Wait()
 }
@@ -189,7 +196,7 @@ func (r *Region) waitShard(ctx context.Context, shard int) error {
 // stop stops everything in the reverse order. Errors are logged: what does not end is ended by the sweep.
 func (r *Region) stop(ctx context.Context) {
 	r.conns.close()
-	r.each(ctx, func(u engine.Unit) bool { return strings.HasPrefix(u.Name, "user-") || u.Name == engine.HAProxy })
+	r.each(ctx, func(u engine.Unit) bool { return u.Service != "" || u.Name == engine.HAProxy })
 	r.each(ctx, func(u engine.Unit) bool {
 		return strings.HasPrefix(u.Name, "pg-") || u.Name == engine.Kafka || u.Name == engine.Redis
 	})

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,8 +23,16 @@ const (
 	digestTimeout = 30 * time.Second
 )
 
-// DigestReport compares what the regions hold, slot by slot.
+// DigestReport compares what the regions hold, service by service.
 type DigestReport struct {
+	Services []ServiceDigest `json:"services"`
+	// Equal says that all services are.
+	Equal bool `json:"equal"`
+}
+
+// ServiceDigest compares what the regions hold of a service, slot by slot.
+type ServiceDigest struct {
+	Service string         `json:"service"`
 	Regions []RegionDigest `json:"regions"`
 	// Equal says that all regions answered and hold the same.
 	Equal bool `json:"equal"`
@@ -35,7 +42,7 @@ type DigestReport struct {
 	Diverged []uint32 `json:"diverged,omitempty"`
 }
 
-// RegionDigest is all of one region in two hashes (see SyncService.Digest).
+// RegionDigest is all that one region holds of a service in two hashes (see SyncService.Digest).
 type RegionDigest struct {
 	Region  string `json:"region"`
 	Users   uint64 `json:"users"`
@@ -44,15 +51,32 @@ type RegionDigest struct {
 	Error   string `json:"error,omitempty"`
 }
 
-// Digest asks every region for the digests of all slots. A region that doesn't answer is named in the report.
-func (l *Lab) Digest(ctx context.Context) (DigestReport, error) {
+// Digest asks every region for the digests of all slots, of a service or, for an empty name, of all. A region that doesn't answer is named in the report.
+func (l *Lab) Digest(ctx context.Context, service string) (DigestReport, error) {
+	services, err := l.services(service)
+	if err != nil {
+		return DigestReport{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, digestTimeout)
 	defer cancel()
-	report := DigestReport{Regions: make([]RegionDigest, len(l.regions)), Equal: true}
+	report := DigestReport{Services: make([]ServiceDigest, len(services)), Equal: true}
+	var asking sync.WaitGroup
+	for i, name := range services {
+		asking.Go(func() { report.Services[i] = l.digest(ctx, name) })
+	}
+	asking.Wait()
+	for _, s := range report.Services {
+		report.Equal = report.Equal && s.Equal
+	}
+	return report, nil
+}
+
+func (l *Lab) digest(ctx context.Context, service string) ServiceDigest {
+	report := ServiceDigest{Service: service, Regions: make([]RegionDigest, len(l.regions)), Equal: true}
 	digests := make([]map[uint32]*replicationv1.SlotDigest, len(l.regions))
 	var asking sync.WaitGroup
 	for i, r := range l.regions {
-		asking.Go(func() { report.Regions[i], digests[i] = r.digest(ctx) })
+		asking.Go(func() { report.Regions[i], digests[i] = r.digest(ctx, service) })
 	}
 	asking.Wait()
 	for _, d := range report.Regions {
@@ -68,7 +92,7 @@ func (l *Lab) Digest(ctx context.Context) (DigestReport, error) {
 		}
 	}
 	report.Equal = report.Equal && len(report.Behind) == 0 && len(report.Diverged) == 0
-	return report, nil
+	return report
 }
 
 // compare says of one slot whether any region that answered lacks something, and whether two with equal vectors differ.
@@ -87,10 +111,10 @@ func compare(slot uint32, digests []map[uint32]*replicationv1.SlotDigest) (behin
 	return len(states) > 1, diverged
 }
 
-func (r *Region) digest(ctx context.Context) (RegionDigest, map[uint32]*replicationv1.SlotDigest) {
+func (r *Region) digest(ctx context.Context, service string) (RegionDigest, map[uint32]*replicationv1.SlotDigest) {
 	d := RegionDigest{Region: r.Topology.Name}
 	var answer *replicationv1.DigestResponse
-	err := r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
+	err := r.AnySync(ctx, service, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
 		answer, err = c.Digest(ctx, &replicationv1.DigestRequest{FirstSlot: 0, Slots: slots})
 		return err
 	})
@@ -114,12 +138,13 @@ func (r *Region) digest(ctx context.Context) (RegionDigest, map[uint32]*replicat
 // ConflictReport lists the conflicts that the regions have seen.
 type ConflictReport struct {
 	Conflicts []Conflict `json:"conflicts"`
-	// Silent are regions that didn't answer: the list may lack what only they know.
-	Silent []string `json:"silent,omitempty"`
+	// Silent are those that didn't answer: the list may lack what only they know.
+	Silent SilentList `json:"silent,omitempty"`
 }
 
 // Conflict is a write that lost against a concurrent one.
 type Conflict struct {
+	Service string          `json:"service"`
 	Name    string          `json:"name"`
 	UserID  string          `json:"user_id"`
 	Field   string          `json:"field"`
@@ -131,50 +156,40 @@ type Conflict struct {
 
 const conflictPage = 1000
 
-// Conflicts asks every region and lists each conflict once.
-func (l *Lab) Conflicts(ctx context.Context) (ConflictReport, error) {
-	ctx, cancel := context.WithTimeout(ctx, digestTimeout)
-	defer cancel()
-	answers := make([][]*replicationv1.ConflictEntry, len(l.regions))
-	errs := make([]error, len(l.regions))
-	var asking sync.WaitGroup
-	for i, r := range l.regions {
-		asking.Go(func() { answers[i], errs[i] = r.conflicts(ctx) })
+// Conflicts asks every region, about a service or, for an empty name, about all, and lists each conflict once.
+func (l *Lab) Conflicts(ctx context.Context, service string) (ConflictReport, error) {
+	answers, silent, err := everywhere(ctx, l, service, (*Region).conflicts)
+	report := ConflictReport{Conflicts: []Conflict{}, Silent: silent}
+	if err != nil {
+		return report, err
 	}
-	asking.Wait()
-	report := ConflictReport{Conflicts: []Conflict{}}
-	index := map[string]int{}
-	for i, r := range l.regions {
-		if errs[i] != nil {
-			report.Silent = append(report.Silent, r.Topology.Name)
-		}
-		for _, e := range answers[i] {
-			at, seen := index[e.GetName()]
+	index := map[[2]string]int{}
+	for _, a := range answers {
+		for _, e := range a.answer {
+			key := [2]string{a.service, e.GetName()}
+			at, seen := index[key]
 			if !seen {
-				c, err := newConflict(e)
+				c, err := newConflict(a.service, e)
 				if err != nil {
 					return report, err
 				}
 				at = len(report.Conflicts)
-				index[c.Name] = at
+				index[key] = at
 				report.Conflicts = append(report.Conflicts, c)
 			}
-			report.Conflicts[at].Regions = append(report.Conflicts[at].Regions, r.Topology.Name)
+			report.Conflicts[at].Regions = append(report.Conflicts[at].Regions, a.region)
 		}
-	}
-	if len(report.Silent) == len(l.regions) {
-		return report, fmt.Errorf("no region answers: %w", errors.Join(errs...))
 	}
 	return report, nil
 }
 
-func newConflict(e *replicationv1.ConflictEntry) (Conflict, error) {
+func newConflict(service string, e *replicationv1.ConflictEntry) (Conflict, error) {
 	text, err := protojson.Marshal(e)
 	if err != nil {
 		return Conflict{}, fmt.Errorf("writing conflict %s: %w", e.GetName(), err)
 	}
 	return Conflict{
-		Name: e.GetName(), UserID: userText(e.GetUserId()), Field: e.GetField(), Lost: e.GetLostJson(), Won: e.GetWonJson(), Entry: text,
+		Service: service, Name: e.GetName(), UserID: userText(e.GetUserId()), Field: e.GetField(), Lost: e.GetLostJson(), Won: e.GetWonJson(), Entry: text,
 	}, nil
 }
 
@@ -186,9 +201,9 @@ func userText(id []byte) string {
 	return u.String()
 }
 
-func (r *Region) conflicts(ctx context.Context) ([]*replicationv1.ConflictEntry, error) {
+func (r *Region) conflicts(ctx context.Context, service string) ([]*replicationv1.ConflictEntry, error) {
 	var all []*replicationv1.ConflictEntry
-	err := r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+	err := r.AnySync(ctx, service, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 		all = nil
 		for token := ""; ; {
 			page, err := c.Conflicts(ctx, &replicationv1.ConflictsRequest{PageToken: token, PageSize: conflictPage})
@@ -212,9 +227,9 @@ type Restored struct {
 }
 
 // RestoreConflict writes the losing value of a conflict again, in the named region, or, for an empty name, in the first that has
-// listed it. The name may be a beginning that only one conflict has.
-func (l *Lab) RestoreConflict(ctx context.Context, name, region string) (Restored, error) {
-	report, err := l.Conflicts(ctx)
+// listed it. The name may be a beginning that only one conflict has, of the named service if one is named.
+func (l *Lab) RestoreConflict(ctx context.Context, service, name, region string) (Restored, error) {
+	report, err := l.Conflicts(ctx, service)
 	if err != nil {
 		return Restored{}, err
 	}
@@ -235,7 +250,7 @@ func (l *Lab) RestoreConflict(ctx context.Context, name, region string) (Restore
 	}
 	ctx, cancel := context.WithTimeout(ctx, digestTimeout)
 	defer cancel()
-	err = r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+	err = r.AnySync(ctx, found.Service, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 		_, err := c.RestoreConflict(ctx, &replicationv1.RestoreConflictRequest{UserId: user[:], Name: found.Name})
 		return err
 	})
@@ -247,28 +262,31 @@ func (l *Lab) RestoreConflict(ctx context.Context, name, region string) (Restore
 
 // Find returns the conflict whose name is or begins with name.
 func (r ConflictReport) Find(name string) (Conflict, error) {
-	var found []Conflict
+	var whole, found []Conflict
 	for _, c := range r.Conflicts {
 		if c.Name == name {
-			return c, nil
+			whole = append(whole, c)
 		}
 		if name != "" && strings.HasPrefix(c.Name, name) {
 			found = append(found, c)
 		}
 	}
-	switch len(found) {
-	case 0:
+	switch {
+	case len(found) == 0:
 		return Conflict{}, fmt.Errorf("there is no conflict %q: regionctl conflicts list", name)
-	case 1:
+	case len(whole) == 1:
+		return whole[0], nil
+	case len(found) == 1:
 		return found[0], nil
 	}
-	return Conflict{}, fmt.Errorf("%d conflicts have names that begin with %q: give more of it", len(found), name)
+	return Conflict{}, fmt.Errorf("%d conflicts have names that begin with %q: give more of it, or say --service", len(found), name)
 }
 
 // Reconciled is the outcome of one region's comparison with another.
 type Reconciled struct {
-	Region string `json:"region"`
-	From   string `json:"from"`
+	Service string `json:"service"`
+	Region  string `json:"region"`
+	From    string `json:"from"`
 	// Slots compared, and those that differed; users fetched.
 	Slots          uint32 `json:"slots"`
 	SlotsDiffering uint32 `json:"slots_differing"`
@@ -280,9 +298,13 @@ type Reconciled struct {
 
 const reconcileTimeout = 10 * time.Minute
 
-// Reconcile makes a region compare itself with another and fetch what it lacks; an empty name stands for all. Pairs that fail
-// are named in the result.
-func (l *Lab) Reconcile(ctx context.Context, region, from string) ([]Reconciled, error) {
+// Reconcile makes a region compare what it holds of a service with another region, and fetch what it lacks; an empty name stands for all. What fails is named
+// in the result.
+func (l *Lab) Reconcile(ctx context.Context, service, region, from string) ([]Reconciled, error) {
+	services, err := l.services(service)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range []string{region, from} {
 		if name == "" {
 			continue
@@ -297,24 +319,26 @@ func (l *Lab) Reconcile(ctx context.Context, region, from string) ([]Reconciled,
 	ctx, cancel := context.WithTimeout(ctx, reconcileTimeout)
 	defer cancel()
 	var done []Reconciled
-	for _, r := range l.regions {
-		if region != "" && r.Topology.Name != region {
-			continue
-		}
-		for _, other := range l.regions {
-			if other == r || from != "" && other.Topology.Name != from {
+	for _, name := range services {
+		for _, r := range l.regions {
+			if region != "" && r.Topology.Name != region {
 				continue
 			}
-			done = append(done, r.reconcile(ctx, other.Topology.Name))
+			for _, other := range l.regions {
+				if other == r || from != "" && other.Topology.Name != from {
+					continue
+				}
+				done = append(done, r.reconcile(ctx, name, other.Topology.Name))
+			}
 		}
 	}
 	return slices.Clip(done), nil
 }
 
-func (r *Region) reconcile(ctx context.Context, from string) Reconciled {
-	result := Reconciled{Region: r.Topology.Name, From: from}
+func (r *Region) reconcile(ctx context.Context, service, from string) Reconciled {
+	result := Reconciled{Service: service, Region: r.Topology.Name, From: from}
 	var answer *replicationv1.ReconcileResponse
-	err := r.AnySync(ctx, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
+	err := r.AnySync(ctx, service, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
 		answer, err = c.Reconcile(ctx, &replicationv1.ReconcileRequest{Region: from})
 		return err
 	})

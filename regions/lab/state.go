@@ -21,6 +21,8 @@ type state struct {
 	Topology  string        `json:"topology"`
 	DoorBlock int           `json:"door_block"`
 	Regions   []stateRegion `json:"regions"`
+	// Services have databases. A state that was written when there was only one service names none.
+	Services []string `json:"services,omitempty"`
 	// GlobalFormed says that the global store exists: a member of it that has no data has lost them.
 	GlobalFormed bool `json:"global_formed,omitempty"`
 	// Forming are regions whose databases were never ready: what is there of them is no data.
@@ -35,14 +37,15 @@ type stateRegion struct {
 }
 
 func newState(o Options, block int) state {
-	s := state{Lab: o.Name, Topology: o.Topology.Name, DoorBlock: block}
+	s := state{Lab: o.Name, Topology: o.Topology.Name, DoorBlock: block, Services: o.Topology.ServiceNames()}
 	for _, r := range o.Topology.Regions {
 		s.Regions = append(s.Regions, stateRegion{r.Name, r.Number, r.Shards, r.NodesPerShard})
 	}
 	return s
 }
 
-// differs names the first difference that the data would not survive; delays, places and instances may change.
+// differs names the first difference that the data would not survive; delays, places and instances may change, and services may come. One that is left out would leave
+// logical slots behind, for which every database keeps its log.
 func (s state) differs(t *topology.Topology) string {
 	if len(s.Regions) != len(t.Regions) {
 		return fmt.Sprintf("%d regions, now %d", len(s.Regions), len(t.Regions))
@@ -52,6 +55,11 @@ func (s state) differs(t *topology.Topology) string {
 		if is := (stateRegion{r.Name, r.Number, r.Shards, r.NodesPerShard}); is != was {
 			return fmt.Sprintf("region %s (number %d, %d shards of %d nodes), now %s (number %d, %d shards of %d nodes)",
 				was.Name, was.Number, was.Shards, was.NodesPerShard, is.Name, is.Number, is.Shards, is.NodesPerShard)
+		}
+	}
+	for _, service := range s.Services {
+		if _, ok := t.Service(service); !ok {
+			return fmt.Sprintf("services %s, now %s", strings.Join(s.Services, ", "), strings.Join(t.ServiceNames(), ", "))
 		}
 	}
 	return ""

@@ -26,6 +26,7 @@ type Status struct {
 	Dir      string `json:"dir"`
 	// UpSeconds since everything was ready first.
 	UpSeconds float64        `json:"up_seconds"`
+	Services  []string       `json:"services"`
 	Regions   []RegionStatus `json:"regions"`
 	// Faults are active: injected, and not healed.
 	Faults []ActiveFault `json:"faults,omitempty"`
@@ -54,6 +55,7 @@ type RegionStatus struct {
 // ComponentStatus is one component.
 type ComponentStatus struct {
 	Name      string           `json:"name"`
+	Service   string           `json:"service,omitempty"` // that it is an instance of; engines have none
 	State     proc.State       `json:"state"`
 	Detail    string           `json:"detail,omitempty"`
 	PID       int              `json:"pid,omitempty"`
@@ -74,23 +76,24 @@ type EndpointStatus struct {
 	Host   string `json:"host,omitempty"`
 }
 
-// Replication is what a region knows of the others' logs.
+// Replication is what a region knows of the others' logs, all services together.
 type Replication struct {
 	Shards []ShardLag `json:"shards"`
 	// EventsApplied since the instances started, and per second over about the last 10 s.
 	EventsApplied   uint64  `json:"events_applied"`
 	EventsPerSecond float64 `json:"events_per_second"`
-	// CatchingUp: the region has forgotten something, fetches what the others have, and serves nobody meanwhile.
+	// CatchingUp: a service of the region has forgotten something, fetches what the others have, and serves nobody meanwhile; NeedsPerson says which.
 	CatchingUp bool `json:"catching_up,omitempty"`
 	// NeedsPerson is what a person should look at.
 	NeedsPerson []Need `json:"needs_person,omitempty"`
-	Error       string `json:"error,omitempty"`
+	// Error says of which services nothing is known, and why.
+	Error string `json:"error,omitempty"`
 }
 
 // Status looks at everything. It takes up to about a second when services do not answer.
 func (l *Lab) Status(ctx context.Context) (Status, error) {
 	s := Status{
-		Lab: l.opts.Name, Topology: l.opts.Topology.Name, Dir: l.site.Dir, PID: os.Getpid(),
+		Lab: l.opts.Name, Topology: l.opts.Topology.Name, Dir: l.site.Dir, PID: os.Getpid(), Services: l.opts.Topology.ServiceNames(),
 		Regions: make([]RegionStatus, len(l.regions)), Faults: l.ActiveFaults(),
 	}
 	all, err := proc.Census()
@@ -106,7 +109,7 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 		s.UpSeconds = time.Since(l.started).Seconds()
 	}
 	s.MemoryBytes = proc.PSS(os.Getpid())
-	s.CPU, _ = l.usage.of(supervisor, "")
+	s.CPU = l.usage.of(supervisor)
 	for _, r := range s.Regions {
 		s.MemoryBytes += r.MemoryBytes
 		s.CPU += r.CPU
@@ -162,14 +165,14 @@ func (r *Region) roles(ctx context.Context) map[string]string {
 
 func (r *Region) componentStatus(u engine.Unit, c proc.Status, all []proc.Process) ComponentStatus {
 	s := ComponentStatus{
-		Name: u.Name, State: c.State, Detail: c.Detail, PID: c.PID, Restarts: c.Restarts, LastError: c.LastError, Since: c.Since,
+		Name: u.Name, Service: u.Service, State: c.State, Detail: c.Detail, PID: c.PID, Restarts: c.Restarts, LastError: c.LastError, Since: c.Since,
 		Log: r.logFile(u.Name),
 	}
 	for _, p := range proc.Within(all, u.Dir) {
 		s.Processes++
 		s.Memory += proc.PSS(p.PID)
 	}
-	s.CPU, _ = r.lab.usage.of(filepath.Clean(u.Dir), r.Topology.Name)
+	s.CPU = r.lab.usage.of(filepath.Clean(u.Dir))
 	for _, e := range u.Endpoints {
 		end := EndpointStatus{Speaks: e.Speaks, Inside: e.Address.String()}
 		if u.Name == engine.HAProxy && e.Address.Port() == r.Door().Port() {
@@ -208,18 +211,42 @@ func (r *Region) state(components []ComponentStatus) string {
 }
 
 func (r *Region) replication(ctx context.Context) *Replication {
-	answers, err := r.lag(ctx)
-	if err != nil {
-		text, _, _ := strings.Cut(err.Error(), "\n")
-		return &Replication{Error: text}
+	services := r.lab.opts.Topology.ServiceNames()
+	answers, errs := make([][]*replicationv1.LagResponse, len(services)), make([]error, len(services))
+	var asking sync.WaitGroup
+	for i, service := range services {
+		asking.Go(func() { answers[i], errs[i] = r.lag(ctx, service) })
 	}
-	shards, applied := mergeLags(answers)
-	_, flow := r.lab.usage.of("", r.Topology.Name)
+	asking.Wait()
+	all := &Replication{}
+	for i, service := range services {
+		if errs[i] != nil {
+			all.unknown(service, errs[i])
+			continue
+		}
+		all.add(service, answers[i])
+		all.EventsPerSecond += r.lab.usage.applied(stream{r.Topology.Name, service})
+	}
+	return all
+}
+
+// add takes in what the instances of a service say.
+func (a *Replication) add(service string, answers []*replicationv1.LagResponse) {
+	shards, applied := mergeLags(service, answers)
 	slices.SortFunc(shards, func(a, b ShardLag) int { return strings.Compare(a.Region+a.Shard, b.Region+b.Shard) })
-	return &Replication{
-		Shards: shards, EventsApplied: applied, EventsPerSecond: flow, NeedsPerson: needsPerson(answers),
-		CatchingUp: slices.ContainsFunc(answers, (*replicationv1.LagResponse).GetCatchingUp),
+	a.Shards = append(a.Shards, shards...)
+	a.EventsApplied += applied
+	a.NeedsPerson = append(a.NeedsPerson, needsPerson(service, answers)...)
+	a.CatchingUp = a.CatchingUp || slices.ContainsFunc(answers, (*replicationv1.LagResponse).GetCatchingUp)
+}
+
+// unknown takes in that no instance of a service says anything.
+func (a *Replication) unknown(service string, err error) {
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	if a.Error != "" {
+		a.Error += "; "
 	}
+	a.Error += service + ": " + text
 }
 
 // Links is the state of every direction of the network.

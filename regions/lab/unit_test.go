@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 
 const oneRegion = `
 name: small
+services: [user]
 regions:
   - {name: alpha, number: 1, shards: 1, nodes_per_shard: 2, instances: 1}
 links: []
@@ -33,6 +33,52 @@ func parse(t *testing.T, text string) *topology.Topology {
 		t.Fatal(err)
 	}
 	return top
+}
+
+func TestServicesMayComeButNotGo(t *testing.T) {
+	dir := t.TempDir()
+	one := parse(t, oneRegion)
+	two := another(t, parse(t, oneRegion))
+	for _, c := range []struct {
+		was, is *topology.Topology
+		harm    string
+	}{{one, one, ""}, {one, two, ""}, {two, two, ""}, {two, one, "services user, other, now user"}} {
+		if err := newState(Options{Name: "x", Topology: c.was}, 5).write(dir); err != nil {
+			t.Fatal(err)
+		}
+		saved, err := readState(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := saved.differs(c.is); got != c.harm {
+			t.Errorf("from %v to %v: %q", c.was.ServiceNames(), c.is.ServiceNames(), got)
+		}
+	}
+	older := state{Regions: newState(Options{Topology: one}, 0).Regions}
+	if got := older.differs(two); got != "" {
+		t.Errorf("a state from before there were services: %q", got)
+	}
+}
+
+// The migration of a service that came later than the data makes its database, and is tried again.
+func TestALateServiceIsKnown(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		top         *topology.Topology
+		user, other bool
+	}{
+		{parse(t, oneRegion), false, false}, // no data
+		{another(t, parse(t, oneRegion)), false, true},
+		{another(t, parse(t, oneRegion)), false, false},
+	} {
+		l := &Lab{opts: Options{Name: "x", Topology: c.top}, site: engine.Site{Dir: dir}}
+		if err := l.remember(); err != nil {
+			t.Fatal(err)
+		}
+		if l.isLate("user") != c.user || l.isLate("other") != c.other {
+			t.Errorf("in a world of %v late are %v", c.top.ServiceNames(), l.memory.late)
+		}
+	}
 }
 
 func TestPreflightNamesTheFix(t *testing.T) {
@@ -121,67 +167,6 @@ func TestStateRemembersWhatDataNeed(t *testing.T) {
 	}
 }
 
-func TestKeysAreMadeOnceAndPrivate(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "keys")
-	first, err := ensureKeys(dir, nil, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	causal, err := os.ReadFile(filepath.Join(dir, "causal.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var set struct {
-		Keys []struct {
-			ID     string `json:"id"`
-			Secret []byte `json:"secret"`
-		} `json:"keys"`
-	}
-	if err := json.Unmarshal(causal, &set); err != nil || len(set.Keys) != 1 || set.Keys[0].ID != "1" || len(set.Keys[0].Secret) != 32 {
-		t.Errorf("key set is %+v, %v", set, err)
-	}
-	second, err := ensureKeys(dir, nil, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if first != second || first.Service == first.Superuser {
-		t.Errorf("passwords are %+v, then %+v", first, second)
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(entries) != len(keyFiles)+3 {
-		t.Errorf("%d files", len(entries))
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		kept, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, damage := range []func() error{
-			func() error { return os.Remove(path) },
-			func() error { return os.WriteFile(path, []byte("\n"), 0o600) },
-		} {
-			if err := damage(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := ensureKeys(dir, nil, true); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "put it back") {
-				t.Errorf("%s was damaged, and the error is %v", e.Name(), err)
-			}
-		}
-		if err := os.WriteFile(path, kept, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, e := range entries {
-		if info, err := e.Info(); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("%s has mode %v, %v", e.Name(), info.Mode(), err)
-		}
-	}
-}
-
 // What no lab has made is not removed.
 func TestCleanRefusesWhatIsNoLab(t *testing.T) {
 	opts := Options{Name: "docs", DataDir: t.TempDir()}
@@ -238,14 +223,14 @@ func TestLockIsHeldByOne(t *testing.T) {
 }
 
 func TestLagsOfAllInstancesAreMerged(t *testing.T) {
-	shards, applied := mergeLags([]*replicationv1.LagResponse{
+	shards, applied := mergeLags("user", []*replicationv1.LagResponse{
 		{EventsApplied: 5, Shards: []*replicationv1.ShardLag{{Region: "b", Shard: "s1", LagMs: 9000, SilentMs: 9000}, {Region: "b", Shard: "s2", LagMs: 41, SilentMs: 100}}},
 		{EventsApplied: 7, Shards: []*replicationv1.ShardLag{{Region: "b", Shard: "s1", LagMs: 43, SilentMs: 200}}},
 	})
 	if applied != 12 || len(shards) != 2 {
 		t.Fatalf("%+v, %d applied", shards, applied)
 	}
-	if shards[0].LagMs != 9000 || shards[0].SilentMs != 9000 || shards[1].LagMs != 41 {
+	if shards[0].Service != "user" || shards[0].LagMs != 9000 || shards[0].SilentMs != 9000 || shards[1].LagMs != 41 {
 		t.Errorf("lags are %+v, want the worst of the partitions", shards)
 	}
 }
@@ -274,13 +259,13 @@ func TestNeedsPerson(t *testing.T) {
 		"never compared it": {[]*replicationv1.LagResponse{{Peers: peers(false, 3, 100)}, {Peers: peers(false, 0, -1)}}, []string{"diverged 3"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := needsPerson(c.answers)
+			got := needsPerson("user", c.answers)
 			if len(got) != len(c.want) {
 				t.Fatalf("got %+v", got)
 			}
 			for i, n := range got {
 				kind, text, _ := strings.Cut(c.want[i], " ")
-				if n.Kind != kind || !strings.Contains(n.Text, text) || n.Do == "" {
+				if n.Service != "user" || n.Kind != kind || !strings.Contains(n.Text, text) || n.Do == "" {
 					t.Errorf("got %+v, want %s", n, c.want[i])
 				}
 			}
@@ -347,13 +332,13 @@ func TestCPUIsCountedByComponent(t *testing.T) {
 		t.Errorf("sums are %v", sums)
 	}
 	u := newUsage()
-	began := time.Unix(0, 0)
-	u.update(began, map[string]time.Duration{"x": time.Second, "y": time.Minute}, map[string]uint64{"r": 100})
-	u.update(began.Add(10*time.Second), map[string]time.Duration{"x": 3 * time.Second, "y": 0}, map[string]uint64{"r": 150})
-	if cpu, flow := u.of("x", "r"); cpu != 0.2 || flow != 5 {
+	began, r := time.Unix(0, 0), stream{"r", "user"}
+	u.update(began, map[string]time.Duration{"x": time.Second, "y": time.Minute}, map[stream]uint64{r: 100})
+	u.update(began.Add(10*time.Second), map[string]time.Duration{"x": 3 * time.Second, "y": 0}, map[stream]uint64{r: 150})
+	if cpu, flow := u.of("x"), u.applied(r); cpu != 0.2 || flow != 5 {
 		t.Errorf("CPU is %v, events/s %v; want 0.2 and 5", cpu, flow)
 	}
-	if cpu, _ := u.of("y", "r"); cpu != 0 {
+	if cpu := u.of("y"); cpu != 0 {
 		t.Errorf("a component that was started again has CPU %v", cpu)
 	}
 }
@@ -400,6 +385,46 @@ func TestComponentNames(t *testing.T) {
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("names are %v", names)
+	}
+}
+
+// another adds a service to a world.
+func another(t *testing.T, top *topology.Topology) *topology.Topology {
+	t.Helper()
+	top.Services = append(top.Services[:len(top.Services):len(top.Services)], topology.Service{Name: "other", Program: "otherd", Paths: []string{"/v1/others"}, Octet: 91})
+	return top
+}
+
+func TestASecondServiceIsRunAsTheFirst(t *testing.T) {
+	opts := Options{Name: "x", Topology: another(t, parse(t, oneRegion)), DataDir: t.TempDir(), BinDir: t.TempDir()}
+	names, err := ComponentNames(opts)
+	if err != nil || !slices.Contains(names, "alpha/user-a") || !slices.Contains(names, "alpha/other-a") {
+		t.Errorf("names are %v, %v", names, err)
+	}
+	for _, words := range []string{"kill alpha/other-a", "pause alpha/other-a"} {
+		if _, err := CheckFault(names, words); err != nil {
+			t.Errorf("%s: %v", words, err)
+		}
+	}
+	if _, err := Preflight(opts); err == nil || !strings.Contains(err.Error(), "otherd is missing") {
+		t.Errorf("without its program: %v", err)
+	}
+	opts.WithoutServices = true
+	if names, err = ComponentNames(opts); err != nil || slices.ContainsFunc(names, func(n string) bool { return strings.Contains(n, "other") || strings.Contains(n, "user") }) {
+		t.Errorf("without services the names are %v, %v", names, err)
+	}
+	for _, program := range []string{"regionctl", "userd", "otherd"} {
+		if err := os.WriteFile(filepath.Join(opts.BinDir, program), []byte(program), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := func(name string) string { return filepath.Join(opts.BinDir, name) }
+	got, err := install(engine.Programs{Self: in("regionctl"), Services: map[string]string{"user": in("userd"), "other": in("otherd")}}, opts.Dir())
+	if err != nil || got.Services["other"] != filepath.Join(opts.Dir(), "bin", "otherd") || got.Services["user"] == got.Services["other"] {
+		t.Errorf("installed %+v, %v", got, err)
+	}
+	if text, err := os.ReadFile(got.Services["other"]); err != nil || string(text) != "otherd" {
+		t.Errorf("the copy is %q, %v", text, err)
 	}
 }
 

@@ -14,18 +14,23 @@ import (
 // measureEvery is between two measurements: long enough to cost nothing, short enough that status is of now.
 const measureEvery = 10 * time.Second
 
-// usage remembers the CPU time of components and the events applied by regions, to make rates of two measurements.
+// usage remembers the CPU time of components and the events applied, to make rates of two measurements.
 type usage struct {
 	mu     sync.Mutex
 	at     time.Time
 	cpu    map[string]time.Duration // by directory of the component
 	rates  map[string]float64       // share of a core, by directory
-	events map[string]uint64        // applied, by region
-	flow   map[string]float64       // events per second, by region
+	events map[stream]uint64        // applied
+	flow   map[stream]float64       // events per second
+}
+
+// stream is what a region applies of a service.
+type stream struct {
+	region, service string
 }
 
 func newUsage() *usage {
-	return &usage{cpu: map[string]time.Duration{}, rates: map[string]float64{}, events: map[string]uint64{}, flow: map[string]float64{}}
+	return &usage{cpu: map[string]time.Duration{}, rates: map[string]float64{}, events: map[stream]uint64{}, flow: map[stream]float64{}}
 }
 
 // supervisor stands for this process among the directories of components.
@@ -67,18 +72,20 @@ func (l *Lab) measure(ctx context.Context) {
 		l.log.WarnContext(ctx, "measuring", "error", err)
 		return
 	}
-	applied := map[string]uint64{}
+	applied := map[stream]uint64{}
 	var mu sync.Mutex
 	var asking sync.WaitGroup
 	for _, r := range l.regions {
-		asking.Go(func() {
-			if answers, err := r.lag(ctx); err == nil {
-				_, n := mergeLags(answers)
-				mu.Lock()
-				defer mu.Unlock()
-				applied[r.Topology.Name] = n
-			}
-		})
+		for _, service := range l.opts.Topology.ServiceNames() {
+			asking.Go(func() {
+				if answers, err := r.lag(ctx, service); err == nil {
+					_, n := mergeLags(service, answers)
+					mu.Lock()
+					defer mu.Unlock()
+					applied[stream{r.Topology.Name, service}] = n
+				}
+			})
+		}
 	}
 	asking.Wait()
 	cpu := cpuByComponent(filepath.Join(l.site.Dir, "regions"), all)
@@ -103,27 +110,35 @@ func cpuByComponent(regions string, all []proc.Process) map[string]time.Duration
 	return sums
 }
 
-func (u *usage) update(now time.Time, cpu map[string]time.Duration, events map[string]uint64) {
+func (u *usage) update(now time.Time, cpu map[string]time.Duration, events map[stream]uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	passed := now.Sub(u.at).Seconds()
 	if !u.at.IsZero() && passed > 0 {
-		u.rates, u.flow = map[string]float64{}, map[string]float64{}
+		u.rates, u.flow = map[string]float64{}, map[stream]float64{}
 		for dir, used := range cpu {
 			// A component that was started again begins at zero.
 			u.rates[dir] = max(0, (used-u.cpu[dir]).Seconds()/passed)
 		}
-		for region, n := range events {
-			if before, ok := u.events[region]; ok && n >= before {
-				u.flow[region] = float64(n-before) / passed
+		for of, n := range events {
+			if before, ok := u.events[of]; ok && n >= before {
+				u.flow[of] = float64(n-before) / passed
 			}
 		}
 	}
 	u.at, u.cpu, u.events = now, cpu, events
 }
 
-func (u *usage) of(dir, region string) (cpu, eventsPerSecond float64) {
+// of is the share of a core that a component has used lately, by its directory.
+func (u *usage) of(dir string) float64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.rates[dir], u.flow[region]
+	return u.rates[dir]
+}
+
+// applied is how many events a second a region has applied lately.
+func (u *usage) applied(of stream) float64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.flow[of]
 }

@@ -246,37 +246,39 @@ func (r *Region) awaitClocks(ctx context.Context, want time.Duration) error {
 func (r *Region) clocksAre(ctx context.Context, want time.Duration) (seen int, err error) {
 	// Tell the wanted offset from none, or none from the least that there may be.
 	sure := max(want.Abs(), minClockOffset) / 3
-	for i := range r.Topology.Instances {
-		name := engine.InstanceName(i)
-		c, err := r.Component(name)
-		if err != nil {
-			return seen, err
+	for _, service := range r.lab.opts.Topology.ServiceNames() {
+		for i := range r.Topology.Instances {
+			name := engine.InstanceName(service, i)
+			c, err := r.Component(name)
+			if err != nil {
+				return seen, err
+			}
+			if c.Status().State != proc.Ready {
+				continue
+			}
+			offset, doubt, err := r.clockOffset(ctx, service, i)
+			// A slow answer may be just that: the next is quicker.
+			for again := 0; err == nil && doubt > sure && again < clockAgain; again++ {
+				offset, doubt, err = r.clockOffset(ctx, service, i)
+			}
+			if err != nil {
+				return seen, fmt.Errorf("asking %s for its time: %w", name, err)
+			}
+			if doubt > sure {
+				return seen, fmt.Errorf("%s took %v to tell its time, which is too long to be sure", name, 2*doubt)
+			}
+			if (offset - want).Abs() > doubt+time.Millisecond {
+				return seen, fmt.Errorf("the clock of %s is off by %v", name, offset.Round(time.Millisecond))
+			}
+			seen++
 		}
-		if c.Status().State != proc.Ready {
-			continue
-		}
-		offset, doubt, err := r.clockOffset(ctx, i)
-		// A slow answer may be just that: the next is quicker.
-		for again := 0; err == nil && doubt > sure && again < clockAgain; again++ {
-			offset, doubt, err = r.clockOffset(ctx, i)
-		}
-		if err != nil {
-			return seen, fmt.Errorf("asking %s for its time: %w", name, err)
-		}
-		if doubt > sure {
-			return seen, fmt.Errorf("%s took %v to tell its time, which is too long to be sure", name, 2*doubt)
-		}
-		if (offset - want).Abs() > doubt+time.Millisecond {
-			return seen, fmt.Errorf("the clock of %s is off by %v", name, offset.Round(time.Millisecond))
-		}
-		seen++
 	}
 	return seen, nil
 }
 
 // clockOffset is by how much an instance's clock is ahead, and how far that may be wrong.
-func (r *Region) clockOffset(ctx context.Context, instance int) (offset, doubt time.Duration, err error) {
-	client, err := r.Sync(instance)
+func (r *Region) clockOffset(ctx context.Context, service string, instance int) (offset, doubt time.Duration, err error) {
+	client, err := r.Sync(service, instance)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -65,7 +65,7 @@ func Create(lab string, t *topology.Topology, seed uint64, log *slog.Logger) (*N
 
 func (n *Network) build(lab string, t *topology.Topology) error {
 	for _, r := range t.Regions {
-		if err := n.add(lab, r.Name, r.Addresses(), r.Uplink()); err != nil {
+		if err := n.add(lab, r.Name, t.Addresses(r), r.Uplink()); err != nil {
 			return err
 		}
 	}

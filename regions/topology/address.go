@@ -30,9 +30,8 @@ const (
 	regionalEtcd = 3
 	kafka        = 4
 	redis        = 5
-	firstNode    = 11 // to 20
-	instance     = 21 // to 29
-	uplink       = 254
+	firstNode    = 11  // to 20
+	uplink       = 254 // in between: instances, see Service.Octet
 )
 
 // Third octets beside those of regions.
@@ -80,24 +79,18 @@ func (r Region) Node(shard, node int) netip.Addr {
 	return r.addr(byte(firstNode + shard*r.NodesPerShard + node)) //nolint:gosec // at most MaxNodes
 }
 
-// Instance is the address of a service instance, counted from 0. It panics when the region has no such instance.
-func (r Region) Instance(i int) netip.Addr {
-	if i < 0 || i >= r.Instances {
-		panic(fmt.Sprintf("topology: region %s has no instance %d", r.Name, i))
-	}
-	return r.addr(byte(instance + i)) //nolint:gosec // at most MaxInstances
-}
-
-// Addresses lists every address of the region, in order.
-func (r Region) Addresses() []netip.Addr {
+// Addresses lists every address of a region of this world, in order.
+func (t *Topology) Addresses(r Region) []netip.Addr {
 	all := []netip.Addr{r.Front(), r.GlobalEtcd(), r.RegionalEtcd(), r.Kafka(), r.Redis()}
 	for s := range r.Shards {
 		for n := range r.NodesPerShard {
 			all = append(all, r.Node(s, n))
 		}
 	}
-	for i := range r.Instances {
-		all = append(all, r.Instance(i))
+	for _, service := range t.Services {
+		for i := range r.Instances {
+			all = append(all, r.Instance(service, i))
+		}
 	}
 	return append(all, r.Uplink())
 }

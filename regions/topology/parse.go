@@ -32,7 +32,7 @@ func Load(name string) (*Topology, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read topology: %w", err)
 		}
-		return named(name, data)
+		return parseFile(name, data)
 	}
 	data, err := embedded.ReadFile(name + ".yaml")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -42,10 +42,10 @@ func Load(name string) (*Topology, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read embedded topology: %w", err)
 	}
-	return named(name+".yaml", data)
+	return parseFile(name+".yaml", data)
 }
 
-func named(file string, data []byte) (*Topology, error) {
+func parseFile(file string, data []byte) (*Topology, error) {
 	t, err := Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
@@ -69,11 +69,12 @@ func Names() []string {
 // The shape of the file.
 type (
 	fileTopology struct {
-		Name    string        `yaml:"name"`
-		Regions []fileRegion  `yaml:"regions"`
-		Links   []fileLink    `yaml:"links"`
-		World   []filePlace   `yaml:"world"`
-		DoorRTT time.Duration `yaml:"door_rtt"`
+		Name     string        `yaml:"name"`
+		Services []string      `yaml:"services"` // all that there are when it is left out
+		Regions  []fileRegion  `yaml:"regions"`
+		Links    []fileLink    `yaml:"links"`
+		World    []filePlace   `yaml:"world"`
+		DoorRTT  time.Duration `yaml:"door_rtt"`
 	}
 	fileRegion struct {
 		Name          string `yaml:"name"`
@@ -111,7 +112,7 @@ func Parse(data []byte) (*Topology, error) {
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: want one YAML document, found more", ErrInvalid)
 	}
-	t, faults := f.build()
+	t, faults := f.build(Services())
 	if len(faults) > 0 {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, errors.Join(faults...))
 	}

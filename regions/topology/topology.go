@@ -1,5 +1,5 @@
 // Package topology owns the description of a world: which regions there are, how many shards, nodes and instances each
-// has, how far regions and clients are from each other, and, derived from it, the address of every component.
+// has, which services run in them, how far regions and clients are from each other, and, derived from it, the address of every component.
 //
 // A topology is data (YAML). Parse is strict: an unknown or repeated key, a value of the wrong type, a missing link or an
 // impossible number is an error that names the place in the file, and nothing is guessed. What Parse returns is complete
@@ -21,6 +21,8 @@ type Topology struct {
 	Name string
 	// Regions are in the order of the file.
 	Regions []Region
+	// Services run in every region; at least one, in the order of the function Services.
+	Services []Service
 	// Links hold one entry for every pair of regions.
 	Links []Link
 	// World holds the places of clients, in the order of the file. May be empty.
@@ -93,6 +95,15 @@ func (t *Topology) Region(name string) (Region, bool) {
 		return Region{}, false
 	}
 	return t.Regions[i], true
+}
+
+// RegionNames lists the names of the regions, in their order.
+func (t *Topology) RegionNames() []string {
+	names := make([]string, len(t.Regions))
+	for i, r := range t.Regions {
+		names[i] = r.Name
+	}
+	return names
 }
 
 // Link returns the link between two regions, in whichever order they are named.

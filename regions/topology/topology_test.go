@@ -28,7 +28,7 @@ func TestEmbedded(t *testing.T) {
 		// No two components have the same address, and every address lies where it is routed.
 		taken := map[netip.Addr]bool{}
 		for _, r := range top.Regions {
-			for _, a := range r.Addresses() {
+			for _, a := range top.Addresses(r) {
 				if taken[a] || !r.Prefix().Contains(a) || !topology.Everything().Contains(a) {
 					t.Errorf("%s: address %v of %s is taken or out of range", name, a, r.Name)
 				}
@@ -68,6 +68,10 @@ func TestDefault(t *testing.T) {
 	if !ok || eu.Number != 2 || eu.Shards != 2 || eu.NodesPerShard != 2 || eu.Instances != 2 {
 		t.Fatalf("Region(eu-west) = %+v, %v", eu, ok)
 	}
+	user, ok := top.Service("user")
+	if !ok {
+		t.Fatal("there is no service user")
+	}
 	for _, want := range []struct {
 		what, addr string
 		got        netip.Addr
@@ -80,7 +84,7 @@ func TestDefault(t *testing.T) {
 		{"first node", "198.18.2.11", eu.Node(0, 0)},
 		{"standby of the first shard", "198.18.2.12", eu.Node(0, 1)},
 		{"last node", "198.18.2.14", eu.Node(1, 1)},
-		{"second instance", "198.18.2.22", eu.Instance(1)},
+		{"second instance", "198.18.2.22", eu.Instance(user, 1)},
 		{"door", "127.10.2.1", eu.DoorAddr(0)},
 		{"door of lab 3", "127.13.2.1", eu.DoorAddr(3)},
 	} {
@@ -136,6 +140,9 @@ func TestParseRefuses(t *testing.T) {
 		{"no YAML", "name: small", "name: [small", []string{"yaml"}},
 		{"two documents", "name: small", "name: small\n---\nname: small", []string{"one YAML document"}},
 		{"empty", sound, "", []string{"empty"}},
+		{"service of no such name", "name: small", "name: small\nservices: [user, usher]", []string{`services[1]: no service is called "usher": there are user`}},
+		{"service named twice", "name: small", "name: small\nservices: [user, user]", []string{"services[1]: user is named twice"}},
+		{"no services", "name: small", "name: small\nservices: []", []string{"services: want at least one of user"}},
 		{"no regions", sound, "name: x\ndoor_rtt: 1ms", []string{"regions: want 1 to 16, got 0"}},
 		{"bad name", "name: small", "name: Small!", []string{"name:", `"Small!"`}},
 		{"region named twice", "{name: b,", "{name: a,", []string{`regions[1].name: "a" is taken`}},
@@ -235,7 +242,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, r := range top.Regions { // what was accepted can be laid out
-			if len(r.Addresses()) == 0 || len(top.Doors()) != len(top.Regions) {
+			if len(top.Addresses(r)) == 0 || len(top.Doors()) != len(top.Regions) {
 				t.Errorf("region %s has no addresses or doors", r.Name)
 			}
 		}

@@ -21,11 +21,12 @@ func (c *checker) fault(format string, args ...any) {
 	c.faults = append(c.faults, fmt.Errorf(format, args...))
 }
 
-func (f *fileTopology) build() (*Topology, []error) {
+func (f *fileTopology) build(known []Service) (*Topology, []error) {
 	c := &checker{}
 	c.label("name", f.Name)
 	c.positive("door_rtt", f.DoorRTT)
 	t := &Topology{Name: f.Name, DoorRTT: f.DoorRTT}
+	t.Services = c.services(f.Services, known)
 	t.Regions = c.regions(f.Regions)
 	t.Links = c.links(f.Links, t)
 	t.World = c.world(f.World, t)
@@ -57,6 +58,25 @@ func (c *checker) regions(in []fileRegion) []Region {
 		out = append(out, Region(r))
 	}
 	return out
+}
+
+// services chooses those that are named, or, when none is, all.
+func (c *checker) services(names []string, known []Service) []Service {
+	if names == nil {
+		return known
+	}
+	if len(names) == 0 {
+		c.fault("services: want at least one of %s", strings.Join(namesOf(known), ", "))
+	}
+	for i, name := range names {
+		if _, ok := named(known, name); !ok {
+			c.fault("services[%d]: no service is called %q: there are %s", i, name, strings.Join(namesOf(known), ", "))
+		}
+		if slices.Contains(names[:i], name) {
+			c.fault("services[%d]: %s is named twice", i, name)
+		}
+	}
+	return slices.DeleteFunc(known, func(s Service) bool { return !slices.Contains(names, s.Name) })
 }
 
 func (c *checker) links(in []fileLink, t *Topology) []Link {

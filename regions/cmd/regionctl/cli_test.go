@@ -108,6 +108,10 @@ func TestCompletionOffersNames(t *testing.T) {
 		{"fault heal cut us-east ", "eu-west", "us-east"},
 		{"fault heal ", "all\tevery active fault", ""},
 		{"fault inject loss us-east eu-west ", "5%", "ap-south"},
+		{"digest --service ", "user", "us-east"},
+		{"sync us-east --service ", "user", "us-east"},
+		{"dlq replay --service ", "user", ""},
+		{"conflicts list --service ", "user", ""},
 	}
 	for _, test := range tests {
 		words := strings.Split(test.words, " ")
@@ -177,6 +181,55 @@ func TestStatusAsTextAndJSON(t *testing.T) {
 	var back lab.Status
 	if err := json.Unmarshal(asJSON.Bytes(), &back); err != nil || back.Regions[0].Components[1].PID != 42 {
 		t.Errorf("%+v, %v", back, err)
+	}
+}
+
+// Where there are several services, status says of which it speaks; where there is one, it needs no name.
+func TestStatusOfSeveralServices(t *testing.T) {
+	needs := []lab.Need{{Service: "session", Kind: "parked", Text: "4 events have waited", Do: "wait"}}
+	shards := []lab.ShardLag{{Service: "user", Region: "eu-west", Shard: "s1", LagMs: 44}, {Service: "session", Region: "eu-west", Shard: "s1", LagMs: 55}}
+	status := lab.Status{Services: []string{"user", "session"}, Regions: []lab.RegionStatus{{
+		Name: "us-east", Replication: &lab.Replication{EventsApplied: 7, Shards: shards, NeedsPerson: needs},
+	}}}
+	text := func() string {
+		var out bytes.Buffer
+		writeStatus(&out, status)
+		return strings.Join(strings.Fields(out.String()), " ")
+	}
+	for _, want := range []string{"session in us-east 4 events", "7 events applied", "user from eu-west s1 lag 44 ms", "session from eu-west s1 lag 55 ms"} {
+		if got := text(); !strings.Contains(got, want) {
+			t.Errorf("status lacks %q:\n%s", want, got)
+		}
+	}
+	status.Services = status.Services[1:]
+	for _, want := range []string{"needs a person: us-east 4 events", " from eu-west s1 lag 55 ms"} {
+		if got := text(); !strings.Contains(got, want) || strings.Contains(got, "session from") {
+			t.Errorf("of one service, status lacks %q:\n%s", want, got)
+		}
+	}
+	// One that is silent hides nothing that another says.
+	status.Regions[0].Replication.Error = "other: nobody is there"
+	if got := text(); !strings.Contains(got, "unknown: other: nobody is there") || !strings.Contains(got, "lag 55 ms") {
+		t.Errorf("status is\n%s", got)
+	}
+}
+
+func TestDigestNamesServices(t *testing.T) {
+	hash := strings.Repeat("a", 64)
+	regions := []lab.RegionDigest{{Region: "us-east", Users: 3, Vectors: hash, States: hash}, {Region: "eu-west", Error: "nobody\nat all"}}
+	var out bytes.Buffer
+	writeDigest(&out, lab.DigestReport{Services: []lab.ServiceDigest{
+		{Service: "user", Regions: regions, Equal: true},
+		{Service: "session", Regions: regions, Behind: []uint32{7}},
+		{Service: "asset", Regions: regions, Behind: []uint32{7}, Diverged: []uint32{8, 9}},
+	}})
+	got := strings.Join(strings.Fields(out.String()), " ")
+	for _, want := range []string{
+		"SERVICE REGION USERS", "session us-east 3 aaaa", "session eu-west ? doesn't answer: nobody asset", "user is equal", "session is different: in 1 slots", "asset has DIVERGED in 2 slots: 8, 9",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("digest lacks %q:\n%s", want, got)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ func newDLQ(s *settings) *cobra.Command {
 about is incomplete there until the write has come in another way, which regions see to by themselves. A letter is open until then.`,
 	}
 	dlq.AddCommand(s.dlqList(), s.dlqReplay(), s.dlqDrop())
+	s.serviceFlag(dlq)
 	return dlq
 }
 
@@ -29,7 +30,7 @@ func (s *settings) dlqList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List the open dead letters of all regions", Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			report, err := s.client().Letters(cmd.Context(), all)
+			report, err := s.client().Letters(cmd.Context(), s.service, all)
 			if err != nil {
 				return s.advise(err)
 			}
@@ -44,17 +45,17 @@ func writeLetters(out io.Writer, report lab.LetterReport) {
 	if len(report.Letters) == 0 {
 		fmt.Fprintln(out, "no dead letters")
 	} else {
-		rows := [][]string{{"NAME", "REGION", "FROM", "AT", "USER", "WRITE", "AGE", "STATE", "ERROR"}}
+		rows := [][]string{{"NAME", "SERVICE", "REGION", "FROM", "AT", "USER", "WRITE", "AGE", "STATE", "ERROR"}}
 		for _, l := range report.Letters {
 			rows = append(rows, []string{
-				l.Name[:min(16, len(l.Name))], l.Region, l.Origin, fmt.Sprintf("%s/%d@%d", l.Topic, l.Partition, l.Offset), orUnknown(l.UserID), orUnknown(l.Write),
+				l.Name[:min(16, len(l.Name))], l.Service, l.Region, l.Origin, fmt.Sprintf("%s/%d@%d", l.Topic, l.Partition, l.Offset), orUnknown(l.UserID), orUnknown(l.Write),
 				age(time.Since(l.CameAt)), l.State, shorten(l.Error),
 			})
 		}
 		table(out, rows)
 	}
 	if len(report.Silent) > 0 {
-		fmt.Fprintf(out, "no answer from %s: their letters are missing\n", strings.Join(report.Silent, ", "))
+		fmt.Fprintf(out, "no answer from %s: their letters are missing\n", report.Silent)
 	}
 }
 
@@ -82,7 +83,7 @@ func (s *settings) dlqReplay() *cobra.Command {
 		Long: `replay tries the letter again by the rule of all events, and then fetches from the other regions what it should have brought: its user, or, when it
 can't be read, all that is missing. It exits with status 1 when the letter is still open.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			done, err := s.client().ReplayLetter(cmd.Context(), control.LetterRequest{Name: args[0], Region: region})
+			done, err := s.client().ReplayLetter(cmd.Context(), control.LetterRequest{Service: s.service, Name: args[0], Region: region})
 			if err != nil {
 				return s.advise(err)
 			}
@@ -123,7 +124,7 @@ func (s *settings) dlqDrop() *cobra.Command {
 		Long: `drop gives up what the letter should have brought, and says what that was. The user stays as the other regions have it: what one of them holds
 still comes.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			done, err := s.client().DropLetter(cmd.Context(), control.LetterRequest{Name: args[0], Region: region})
+			done, err := s.client().DropLetter(cmd.Context(), control.LetterRequest{Service: s.service, Name: args[0], Region: region})
 			if err != nil {
 				return s.advise(err)
 			}
@@ -141,13 +142,13 @@ still comes.`,
 }
 
 func (s *settings) completeLetters(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	report, err := s.client().Letters(cmd.Context(), false)
+	report, err := s.client().Letters(cmd.Context(), s.service, false)
 	if err != nil || len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var names []string
 	for _, l := range report.Letters {
-		names = append(names, l.Name+"\tin "+l.Region)
+		names = append(names, l.Name+"\tof "+l.Service+" in "+l.Region)
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }

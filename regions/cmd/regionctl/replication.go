@@ -13,15 +13,15 @@ import (
 )
 
 func newDigest(s *settings) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "digest",
 		Short: "Compare what the regions hold, slot by slot",
-		Long: `digest asks every region for two hashes of each slot: over who has seen which writes, and over the content. It exits with
+		Long: `digest asks every region, for each service, for two hashes of each slot: over who has seen which writes, and over the content. It exits with
 status 1 when regions differ, or when one doesn't answer. Behind means that something has not arrived yet;
 diverged that regions have seen the same writes and differ all the same, which is a bug.`,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			report, err := s.client().Digest(cmd.Context())
+			report, err := s.client().Digest(cmd.Context(), s.service)
 			if err != nil {
 				return s.advise(err)
 			}
@@ -34,26 +34,32 @@ diverged that regions have seen the same writes and differ all the same, which i
 			return nil
 		},
 	}
+	s.serviceFlag(cmd)
+	return cmd
 }
 
 func writeDigest(out io.Writer, report lab.DigestReport) {
-	rows := [][]string{{"REGION", "USERS", "VECTORS", "STATES"}}
-	for _, r := range report.Regions {
-		if r.Error != "" {
-			first, _, _ := strings.Cut(r.Error, "\n")
-			rows = append(rows, []string{r.Region, "?", "doesn't answer: " + first})
-			continue
+	rows := [][]string{{"SERVICE", "REGION", "USERS", "VECTORS", "STATES"}}
+	for _, s := range report.Services {
+		for _, r := range s.Regions {
+			if r.Error != "" {
+				first, _, _ := strings.Cut(r.Error, "\n")
+				rows = append(rows, []string{s.Service, r.Region, "?", "doesn't answer: " + first})
+				continue
+			}
+			rows = append(rows, []string{s.Service, r.Region, strconv.FormatUint(r.Users, 10), r.Vectors[:16], r.States[:16]})
 		}
-		rows = append(rows, []string{r.Region, strconv.FormatUint(r.Users, 10), r.Vectors[:16], r.States[:16]})
 	}
 	table(out, rows)
-	switch {
-	case report.Equal:
-		fmt.Fprintln(out, "equal: all regions hold the same")
-	case len(report.Diverged) > 0:
-		fmt.Fprintf(out, "DIVERGED in %d slots: %s; in these, copies with the same writes differ\n", len(report.Diverged), slotList(report.Diverged))
-	case len(report.Behind) > 0:
-		fmt.Fprintf(out, "different: in %d slots some region lacks writes: %s\n", len(report.Behind), slotList(report.Behind))
+	for _, s := range report.Services {
+		switch {
+		case s.Equal:
+			fmt.Fprintf(out, "%s is equal: all regions hold the same\n", s.Service)
+		case len(s.Diverged) > 0:
+			fmt.Fprintf(out, "%s has DIVERGED in %d slots: %s; in these, copies with the same writes differ\n", s.Service, len(s.Diverged), slotList(s.Diverged))
+		case len(s.Behind) > 0:
+			fmt.Fprintf(out, "%s is different: in %d slots some region lacks writes: %s\n", s.Service, len(s.Behind), slotList(s.Behind))
+		}
 	}
 }
 
@@ -78,7 +84,7 @@ func newConflicts(s *settings) *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List the conflicts of all regions, each once", Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			report, err := s.client().Conflicts(cmd.Context())
+			report, err := s.client().Conflicts(cmd.Context(), s.service)
 			if err != nil {
 				return s.advise(err)
 			}
@@ -88,7 +94,7 @@ func newConflicts(s *settings) *cobra.Command {
 	show := &cobra.Command{
 		Use: "show NAME", Short: "Show one conflict with all that is known of it", Args: cobra.ExactArgs(1), ValidArgsFunction: s.completeConflicts,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := s.client().Conflicts(cmd.Context())
+			report, err := s.client().Conflicts(cmd.Context(), s.service)
 			if err != nil {
 				return s.advise(err)
 			}
@@ -99,6 +105,7 @@ func newConflicts(s *settings) *cobra.Command {
 			return s.show(cmd.OutOrStdout(), c, func(out io.Writer) {
 				table(out, [][]string{
 					{"name", c.Name},
+					{"service", c.Service},
 					{"user", c.UserID},
 					{"field", c.Field},
 					{"lost", c.Lost},
@@ -113,7 +120,7 @@ func newConflicts(s *settings) *cobra.Command {
 	restore := &cobra.Command{
 		Use: "restore NAME", Short: "Write the losing value again, as a new write", Args: cobra.ExactArgs(1), ValidArgsFunction: s.completeConflicts,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			done, err := s.client().Restore(cmd.Context(), control.RestoreRequest{Name: args[0], Region: region})
+			done, err := s.client().Restore(cmd.Context(), control.RestoreRequest{Service: s.service, Name: args[0], Region: region})
 			if err != nil {
 				return s.advise(err)
 			}
@@ -125,17 +132,18 @@ func newConflicts(s *settings) *cobra.Command {
 	restore.Flags().StringVar(&region, "region", "", "region that writes; by default the first that has listed the conflict")
 	mustComplete(restore, "region", s.completeRegions(1))
 	conflicts.AddCommand(list, show, restore)
+	s.serviceFlag(conflicts)
 	return conflicts
 }
 
 func (s *settings) completeConflicts(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	report, err := s.client().Conflicts(cmd.Context())
+	report, err := s.client().Conflicts(cmd.Context(), s.service)
 	if err != nil || len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var names []string
 	for _, c := range report.Conflicts {
-		names = append(names, c.Name+"\t"+c.Field)
+		names = append(names, c.Name+"\t"+c.Field+" ("+c.Service+")")
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
@@ -144,14 +152,14 @@ func writeConflicts(out io.Writer, report lab.ConflictReport) {
 	if len(report.Conflicts) == 0 {
 		fmt.Fprintln(out, "no conflicts")
 	} else {
-		rows := [][]string{{"NAME", "USER", "FIELD", "LOST", "WON"}}
+		rows := [][]string{{"NAME", "SERVICE", "USER", "FIELD", "LOST", "WON"}}
 		for _, c := range report.Conflicts {
-			rows = append(rows, []string{c.Name[:min(16, len(c.Name))], c.UserID, c.Field, c.Lost, c.Won})
+			rows = append(rows, []string{c.Name[:min(16, len(c.Name))], c.Service, c.UserID, c.Field, c.Lost, c.Won})
 		}
 		table(out, rows)
 	}
 	if len(report.Silent) > 0 {
-		fmt.Fprintf(out, "no answer from %s: what only these know is missing\n", strings.Join(report.Silent, ", "))
+		fmt.Fprintf(out, "no answer from %s: what only these know is missing\n", report.Silent)
 	}
 }
 
@@ -160,11 +168,12 @@ func newSync(s *settings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sync [REGION]",
 		Short: "Compare regions now, and fetch what is missing",
-		Long: `sync makes a region (all, if none is named) compare itself with the others (one, with --from) and fetch what it lacks. Regions do
+		Long: `sync makes a region (all, if none is named) compare itself with the others (one, with --from) and fetch what it lacks, of all services (one, with
+--service). Regions do
 the same by themselves when they need to.`,
 		Args: cobra.MaximumNArgs(1), ValidArgsFunction: s.completeRegions(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q := control.SyncRequest{From: from}
+			q := control.SyncRequest{Service: s.service, From: from}
 			if len(args) > 0 {
 				q.Region = args[0]
 			}
@@ -185,19 +194,20 @@ the same by themselves when they need to.`,
 	}
 	cmd.Flags().StringVar(&from, "from", "", "region to fetch from; by default all others")
 	mustComplete(cmd, "from", s.completeRegions(1))
+	s.serviceFlag(cmd)
 	return cmd
 }
 
 func writeSync(out io.Writer, done []lab.Reconciled) {
-	rows := [][]string{{"REGION", "FROM", "SLOTS", "DIFFERED", "FETCHED", "DIVERGED"}}
+	rows := [][]string{{"SERVICE", "REGION", "FROM", "SLOTS", "DIFFERED", "FETCHED", "DIVERGED"}}
 	for _, r := range done {
 		if r.Error != "" {
 			first, _, _ := strings.Cut(r.Error, "\n")
-			rows = append(rows, []string{r.Region, r.From, "failed: " + first})
+			rows = append(rows, []string{r.Service, r.Region, r.From, "failed: " + first})
 			continue
 		}
 		rows = append(rows, []string{
-			r.Region, r.From, strconv.FormatUint(uint64(r.Slots), 10), strconv.FormatUint(uint64(r.SlotsDiffering), 10),
+			r.Service, r.Region, r.From, strconv.FormatUint(uint64(r.Slots), 10), strconv.FormatUint(uint64(r.SlotsDiffering), 10),
 			strconv.FormatUint(r.UsersFetched, 10), strings.Join(r.Diverged, " "),
 		})
 	}

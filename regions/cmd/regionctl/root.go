@@ -16,6 +16,7 @@ import (
 // settings are the flags that all commands share.
 type settings struct {
 	lab, topology, data, output string
+	service                     string // empty for all
 	enginesOnly                 bool
 }
 
@@ -139,6 +140,24 @@ func (s *settings) completeRegions(most int, more ...string) completion {
 func (s *settings) completeComponents(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	names := slices.DeleteFunc(s.componentNames(cmd), func(n string) bool { return slices.Contains(args, n) })
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// serviceFlag restricts a command, and those below it, to one service.
+func (s *settings) serviceFlag(c *cobra.Command) {
+	c.PersistentFlags().StringVar(&s.service, "service", "", "only this service; by default all")
+	mustComplete(c, "service", s.completeServices)
+}
+
+// completeServices offers the services of the running lab, or of the topology that up would build.
+func (s *settings) completeServices(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if state, err := s.client().State(cmd.Context()); err == nil {
+		return state.Services, cobra.ShellCompDirectiveNoFileComp
+	}
+	opts, err := s.options()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return opts.Topology.ServiceNames(), cobra.ShellCompDirectiveNoFileComp
 }
 
 // componentNames are those of the running lab, or of the topology that up would build.

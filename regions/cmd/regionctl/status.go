@@ -28,7 +28,7 @@ down until start), paused, stopped. With -o json everything is in one document.`
 			if err != nil {
 				return s.advise(err)
 			}
-			status := lab.Status{Lab: state.Lab, State: state.Phase, PID: state.PID, Topology: state.Topology, Dir: state.Dir}
+			status := lab.Status{Lab: state.Lab, State: state.Phase, PID: state.PID, Topology: state.Topology, Dir: state.Dir, Services: state.Services}
 			if state.Phase == "up" {
 				if status, err = s.client().Status(cmd.Context()); err != nil {
 					return s.advise(err)
@@ -65,7 +65,7 @@ func writeStatus(out io.Writer, s lab.Status) {
 		}
 		fmt.Fprintf(out, "faults are active: %s\n", strings.Join(names, "; "))
 	}
-	writeNeeds(out, s.Regions)
+	writeNeeds(out, s)
 	for _, r := range s.Regions {
 		fmt.Fprintf(out, "\n%s is %s: http://%s from the host, %s inside; %s, %s of a core\n",
 			r.Name, r.State, r.Door, r.Front, mib(r.MemoryBytes), percent(r.CPU))
@@ -74,19 +74,23 @@ func writeStatus(out io.Writer, s lab.Status) {
 			rows = append(rows, componentRow(c))
 		}
 		table(out, rows)
-		writeReplication(out, r.Replication)
+		writeReplication(out, r.Replication, len(s.Services) > 1)
 	}
 }
 
-// writeNeeds says what needs a person, before everything else.
-func writeNeeds(out io.Writer, regions []lab.RegionStatus) {
+// writeNeeds says what needs a person, before everything else. Where there are several services, it says of which.
+func writeNeeds(out io.Writer, s lab.Status) {
 	rows := [][]string{}
-	for _, r := range regions {
+	for _, r := range s.Regions {
 		if r.Replication == nil {
 			continue
 		}
 		for _, n := range r.Replication.NeedsPerson {
-			rows = append(rows, []string{"  " + r.Name, n.Text, n.Do})
+			where := r.Name
+			if len(s.Services) > 1 {
+				where = n.Service + " in " + r.Name
+			}
+			rows = append(rows, []string{"  " + where, n.Text, n.Do})
 		}
 	}
 	if len(rows) > 0 {
@@ -118,13 +122,16 @@ func componentRow(c lab.ComponentStatus) []string {
 	}
 }
 
-func writeReplication(out io.Writer, r *lab.Replication) {
+// writeReplication names the services where there are several.
+func writeReplication(out io.Writer, r *lab.Replication, several bool) {
 	if r == nil {
 		return
 	}
 	if r.Error != "" {
 		fmt.Fprintf(out, "  replication: unknown: %s\n", r.Error)
-		return
+		if len(r.Shards) == 0 {
+			return
+		}
 	}
 	if r.CatchingUp {
 		fmt.Fprintln(out, "  catching up: the region has forgotten something, and serves nobody until it has fetched what the others have")
@@ -136,8 +143,12 @@ func writeReplication(out io.Writer, r *lab.Replication) {
 		if s.Parked > 0 {
 			parked = fmt.Sprintf("%d parked", s.Parked)
 		}
+		of := ""
+		if several {
+			of = s.Service + " "
+		}
 		rows = append(rows, []string{
-			"    from " + s.Region, s.Shard, fmt.Sprintf("lag %d ms", s.LagMs), fmt.Sprintf("heard %.1f s ago", float64(s.SilentMs)/1000), parked,
+			"    " + of + "from " + s.Region, s.Shard, fmt.Sprintf("lag %d ms", s.LagMs), fmt.Sprintf("heard %.1f s ago", float64(s.SilentMs)/1000), parked,
 		})
 	}
 	table(out, rows)

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"syscall"
 
 	"antipode.example/regions/lab"
@@ -94,16 +95,21 @@ func (c *Client) HealFault(ctx context.Context, r FaultRequest, tell func(lab.Ev
 	return done, c.call(ctx, http.MethodPost, "/v1/faults/heal", r, &done, tell)
 }
 
-// Digest compares what the regions hold.
-func (c *Client) Digest(ctx context.Context) (lab.DigestReport, error) {
+// Digest compares what the regions hold, of a service or, for an empty name, of all.
+func (c *Client) Digest(ctx context.Context, service string) (lab.DigestReport, error) {
 	var r lab.DigestReport
-	return r, c.call(ctx, http.MethodGet, "/v1/digest", nil, &r, nil)
+	return r, c.call(ctx, http.MethodGet, about("/v1/digest", service), nil, &r, nil)
 }
 
-// Conflicts lists the conflicts of all regions, each once.
-func (c *Client) Conflicts(ctx context.Context) (lab.ConflictReport, error) {
+// Conflicts lists the conflicts of all regions, each once, of a service or, for an empty name, of all.
+func (c *Client) Conflicts(ctx context.Context, service string) (lab.ConflictReport, error) {
 	var r lab.ConflictReport
-	return r, c.call(ctx, http.MethodGet, "/v1/conflicts", nil, &r, nil)
+	return r, c.call(ctx, http.MethodGet, about("/v1/conflicts", service), nil, &r, nil)
+}
+
+// about is the path of a question about a service, or, for an empty name, about all.
+func about(path, service string) string {
+	return path + "?" + url.Values{serviceParameter: {service}}.Encode()
 }
 
 // Restore reverses a conflict.
@@ -112,14 +118,14 @@ func (c *Client) Restore(ctx context.Context, r RestoreRequest) (lab.Restored, e
 	return done, c.call(ctx, http.MethodPost, "/v1/restore", r, &done, nil)
 }
 
-// Letters lists dead letters: those that are open, or all that are kept.
-func (c *Client) Letters(ctx context.Context, settled bool) (lab.LetterReport, error) {
+// Letters lists dead letters, of a service or, for an empty name, of all: those that are open, or all that are kept.
+func (c *Client) Letters(ctx context.Context, service string, settled bool) (lab.LetterReport, error) {
 	path := "/v1/letters"
 	if settled {
 		path = "/v1/letters/all"
 	}
 	var r lab.LetterReport
-	return r, c.call(ctx, http.MethodGet, path, nil, &r, nil)
+	return r, c.call(ctx, http.MethodGet, about(path, service), nil, &r, nil)
 }
 
 // ReplayLetter tries a dead letter again.

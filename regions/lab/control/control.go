@@ -35,6 +35,7 @@ type State struct {
 	Dir      string    `json:"dir"`
 	// Components are full names, such as us-east/kafka.
 	Components []string `json:"components"`
+	Services   []string `json:"services"`
 }
 
 // line is one line of a streamed answer.
@@ -104,20 +105,23 @@ type FaultDone struct {
 	Seconds float64  `json:"seconds"`
 }
 
-// RestoreRequest reverses a conflict by a new write in a region; an empty region means the first that answers.
+// RestoreRequest reverses a conflict by a new write in a region; an empty region means the first that answers, an empty service any.
 type RestoreRequest struct {
-	Name   string `json:"name"`
-	Region string `json:"region"`
+	Service string `json:"service"`
+	Name    string `json:"name"`
+	Region  string `json:"region"`
 }
 
-// LetterRequest replays or drops a dead letter; an empty region means all that have it open.
+// LetterRequest replays or drops a dead letter; an empty region means all that have it open, an empty service any.
 type LetterRequest struct {
-	Name   string `json:"name"`
-	Region string `json:"region"`
+	Service string `json:"service"`
+	Name    string `json:"name"`
+	Region  string `json:"region"`
 }
 
 // SyncRequest makes regions fetch from others what they lack; an empty name means all.
 type SyncRequest struct {
-	Region string `json:"region"`
-	From   string `json:"from"`
+	Service string `json:"service"`
+	Region  string `json:"region"`
+	From    string `json:"from"`
 }

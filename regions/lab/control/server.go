@@ -168,15 +168,19 @@ func (s *Server) routes() http.Handler {
 		return status, err
 	}))
 	mux.HandleFunc("GET /v1/links", query(s, func(l *lab.Lab, _ context.Context) (wan.Snapshot, error) { return l.Links(), nil }))
-	mux.HandleFunc("GET /v1/digest", query(s, (*lab.Lab).Digest))
-	mux.HandleFunc("GET /v1/conflicts", query(s, (*lab.Lab).Conflicts))
-	mux.HandleFunc("GET /v1/letters", query(s, func(l *lab.Lab, ctx context.Context) (lab.LetterReport, error) { return l.Letters(ctx, false) }))
-	mux.HandleFunc("GET /v1/letters/all", query(s, func(l *lab.Lab, ctx context.Context) (lab.LetterReport, error) { return l.Letters(ctx, true) }))
+	mux.HandleFunc("GET /v1/digest", queryAbout(s, (*lab.Lab).Digest))
+	mux.HandleFunc("GET /v1/conflicts", queryAbout(s, (*lab.Lab).Conflicts))
+	mux.HandleFunc("GET /v1/letters", queryAbout(s, func(l *lab.Lab, ctx context.Context, service string) (lab.LetterReport, error) {
+		return l.Letters(ctx, service, false)
+	}))
+	mux.HandleFunc("GET /v1/letters/all", queryAbout(s, func(l *lab.Lab, ctx context.Context, service string) (lab.LetterReport, error) {
+		return l.Letters(ctx, service, true)
+	}))
 	mux.HandleFunc("POST /v1/letters/replay", command(s, func(ctx context.Context, l *lab.Lab, r LetterRequest) (any, error) {
-		return l.ReplayLetter(ctx, r.Name, r.Region)
+		return l.ReplayLetter(ctx, r.Service, r.Name, r.Region)
 	}))
 	mux.HandleFunc("POST /v1/letters/drop", command(s, func(ctx context.Context, l *lab.Lab, r LetterRequest) (any, error) {
-		return l.DropLetter(ctx, r.Name, r.Region)
+		return l.DropLetter(ctx, r.Service, r.Name, r.Region)
 	}))
 	mux.HandleFunc("POST /v1/links", command(s, changeLinks))
 	mux.HandleFunc("POST /v1/act", command(s, act))
@@ -185,10 +189,10 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /v1/faults/inject", command(s, injectFault))
 	mux.HandleFunc("POST /v1/faults/heal", command(s, healFault))
 	mux.HandleFunc("POST /v1/restore", command(s, func(ctx context.Context, l *lab.Lab, r RestoreRequest) (any, error) {
-		return l.RestoreConflict(ctx, r.Name, r.Region)
+		return l.RestoreConflict(ctx, r.Service, r.Name, r.Region)
 	}))
 	mux.HandleFunc("POST /v1/sync", command(s, func(ctx context.Context, l *lab.Lab, r SyncRequest) (any, error) {
-		return l.Reconcile(ctx, r.Region, r.From)
+		return l.Reconcile(ctx, r.Service, r.Region, r.From)
 	}))
 	return mux
 }
@@ -198,6 +202,7 @@ func (s *Server) state(w http.ResponseWriter, _ *http.Request) {
 	names, err := lab.ComponentNames(s.opts)
 	answer(w, State{
 		Lab: s.opts.Name, Phase: phase, PID: os.Getpid(), Since: s.began, Topology: s.opts.Topology.Name, Dir: s.opts.Dir(), Components: names,
+		Services: s.opts.Topology.ServiceNames(),
 	}, err)
 }
 
@@ -290,13 +295,21 @@ func (s *Server) ready() (*lab.Lab, error) {
 
 // query serves a question about the lab.
 func query[T any](s *Server, ask func(*lab.Lab, context.Context) (T, error)) http.HandlerFunc {
+	return queryAbout(s, func(l *lab.Lab, ctx context.Context, _ string) (T, error) { return ask(l, ctx) })
+}
+
+// serviceParameter names a service in the URL of a question; without it, or when it is empty, all are meant.
+const serviceParameter = "service"
+
+// queryAbout serves a question about a service of the lab, or about all.
+func queryAbout[T any](s *Server, ask func(*lab.Lab, context.Context, string) (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		l, err := s.ready()
 		if err != nil {
 			answer(w, nil, err)
 			return
 		}
-		result, err := ask(l, r.Context())
+		result, err := ask(l, r.Context(), r.URL.Query().Get(serviceParameter))
 		answer(w, result, err)
 	}
 }

@@ -34,8 +34,8 @@ const (
 // NodeName names a database node; shard and node count from 0.
 func NodeName(shard, node int) string { return fmt.Sprintf("pg-s%d-%d", shard+1, node+1) }
 
-// InstanceName names an instance of the user service, counted from 0.
-func InstanceName(i int) string { return "user-" + instances[i:i+1] }
+// InstanceName names an instance of a service, counted from 0.
+func InstanceName(service string, i int) string { return service + "-" + instances[i:i+1] }
 
 // instances has a letter for each instance that a region may have.
 const instances = "abcdefghi"
@@ -55,12 +55,14 @@ type Site struct {
 
 // Programs are the paths of what is run.
 type Programs struct {
-	// Self runs an etcd member as `Self run-etcd`; User is the user service.
-	Self, User string
-	Patroni    string
+	// Self runs an etcd member as `Self run-etcd`.
+	Self    string
+	Patroni string
 	// PostgresBin is the directory of PostgreSQL's programs.
 	PostgresBin    string
 	Redis, HAProxy string
+	// Services are by name of the service.
+	Services map[string]string
 }
 
 // Secrets are the passwords of the databases, the same in every region. They hold no quote or backslash.
@@ -72,6 +74,8 @@ type Secrets struct {
 type Unit struct {
 	// Name is unique in the region.
 	Name string
+	// Service is what it is an instance of; empty for engines.
+	Service string
 	// Dir belongs to the component alone; its process works there.
 	Dir string
 	// Files are written into Dir before each start, readable by the component's user only.
@@ -122,8 +126,10 @@ func (s Site) Units(r topology.Region) ([]Unit, error) {
 			makers = append(makers, func(r topology.Region) (Unit, error) { return s.postgres(r, shard, node) })
 		}
 	}
-	for i := range r.Instances {
-		makers = append(makers, func(r topology.Region) (Unit, error) { return s.user(r, i) })
+	for _, service := range s.Topology.Services {
+		for i := range r.Instances {
+			makers = append(makers, func(r topology.Region) (Unit, error) { return s.instance(r, service, i) })
+		}
 	}
 	makers = append(makers, s.haproxy)
 	units := make([]Unit, 0, len(makers))

@@ -38,7 +38,7 @@ func site(t *testing.T) engine.Site {
 	return engine.Site{
 		Topology: top, Dir: "/data/golden",
 		Programs: engine.Programs{
-			Self: "/bin/regionctl", User: "/bin/userd", Patroni: "/bin/patroni", PostgresBin: "/pg/bin", Redis: "/bin/redis-server", HAProxy: "/bin/haproxy",
+			Self: "/bin/regionctl", Services: map[string]string{"user": "/bin/userd", "session": "/bin/sessiond"}, Patroni: "/bin/patroni", PostgresBin: "/pg/bin", Redis: "/bin/redis-server", HAProxy: "/bin/haproxy",
 		},
 		Secrets: engine.Secrets{Service: "service-secret", Superuser: "superuser-secret", Replicator: "replicator-secret"},
 		Broker:  broker.Install{Java: "/bin/java", Jars: []string{"/jars/a.jar", "/jars/b.jar"}},
@@ -85,6 +85,82 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// twoServices is a world in which a second service runs beside the users'.
+func twoServices(t *testing.T) engine.Site {
+	t.Helper()
+	s := site(t)
+	user, ok := s.Topology.Service("user")
+	if !ok {
+		t.Fatal("there is no service user")
+	}
+	s.Topology.Services = []topology.Service{user, {
+		Name: "session", Program: "sessiond", Paths: []string{"/v1/sessions", "/.well-known/jwks.json"}, Memory: 128, Octet: 31,
+		Extra: func(r topology.Region) map[string]any {
+			return map[string]any{"user_service": r.Ports(user, topology.PortService)}
+		},
+	}}
+	return s
+}
+
+// TestASecondService: another entry in the list of services is all that it takes.
+func TestASecondService(t *testing.T) {
+	s := twoServices(t)
+	north := s.Topology.Regions[0]
+	alone := site(t)
+	alone.Topology.Services = s.Topology.Services[:1]
+	one, err := alone.Units(north)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := s.Units(north)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, now := map[string]engine.Unit{}, map[string]engine.Unit{}
+	for _, u := range one {
+		before[u.Name] = u
+	}
+	for _, u := range two {
+		now[u.Name] = u
+		if was, ok := before[u.Name]; ok && u.Name != engine.HAProxy && !strings.HasPrefix(u.Name, "pg-") && !maps.Equal(u.Files, was.Files) {
+			t.Errorf("the files of %s have changed", u.Name)
+		}
+	}
+	if len(now) != len(before)+north.Instances {
+		t.Errorf("%d components, were %d", len(now), len(before))
+	}
+	for name, want := range map[string][]string{
+		"session-a/config.yaml": {
+			"service: session\n", "instance: a\n", "listen: 198.18.1.31:8080\n", "peer_listen: 198.18.1.31:9080\n", "admin_listen: 198.18.1.31:9090\n",
+			"    name: session\n", "      sync: ['198.18.7.31:9080']\n", "user_service:\n    - 198.18.1.21:8080\n    - 198.18.1.22:8080\n",
+		},
+		"session-b/config.yaml": {"instance: b\n", "listen: 198.18.1.32:8080\n"},
+		"pg-s2-1/patroni.yml": {
+			"antipode_user: {type: logical, database: user, plugin: pgoutput}", "antipode_session: {type: logical, database: session, plugin: pgoutput}",
+		},
+		"pg-s2-1/roles.sql": {`CREATE DATABASE "user"`, `CREATE DATABASE "session"`},
+		"haproxy/haproxy.cfg": {
+			"    acl session path /v1/sessions /.well-known/jwks.json\n", "/v1/sessions/ /v1/sessions:", " /antipode.session.\n", "    use_backend session if session\n",
+			"    use_backend session-once if session\n", "    default_backend user\n", "    server session-b 198.18.1.32:8080\n",
+			"    server session-b 198.18.1.32:8080 track session/session-b\n",
+		},
+	} {
+		component, file, _ := strings.Cut(name, "/")
+		for _, part := range want {
+			if !strings.Contains(now[component].Files[file], part) {
+				t.Errorf("%s lacks %q:\n%s", name, part, now[component].Files[file])
+			}
+		}
+	}
+	a := now["session-a"]
+	if a.Service != "session" || a.Argv[0] != "/bin/sessiond" || !slices.Equal(a.Env, []string{"GOMEMLIMIT=128MiB"}) || now["kafka"].Service != "" {
+		t.Errorf("session-a is %+v", a)
+	}
+	if got := strings.Join(s.Migrate(north, "session"), " "); got != "/bin/sessiond migrate --config "+a.Dir+"/config.yaml" {
+		t.Errorf("its databases are migrated by %s", got)
+	}
+}
+
 func firstDifference(got, want string) string {
 	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
 	for i := range min(len(g), len(w)) {
@@ -96,7 +172,7 @@ func firstDifference(got, want string) string {
 }
 
 func TestSecretsStayInFiles(t *testing.T) {
-	s := site(t)
+	s := twoServices(t)
 	for _, r := range s.Topology.Regions {
 		units, err := s.Units(r)
 		if err != nil {
@@ -113,7 +189,7 @@ func TestSecretsStayInFiles(t *testing.T) {
 }
 
 func TestNamesAndDirectoriesAreUnique(t *testing.T) {
-	s := site(t)
+	s := twoServices(t)
 	dirs, ends := map[string]bool{}, map[string]bool{}
 	for _, r := range s.Topology.Regions {
 		units, err := s.Units(r)

@@ -103,8 +103,18 @@ func freePort(t *testing.T) uint16 {
 	return uint16(port)
 }
 
-// startHAProxy runs the real balancer before two fake instances.
-func startHAProxy(t *testing.T) (front, admin string, a, b *backend) {
+// pair are the instances of a service.
+type pair [2]*backend
+
+func (p pair) set(unready bool, behave func(http.ResponseWriter, *http.Request)) {
+	p[0].set(unready, behave)
+	p[1].set(unready, behave)
+}
+
+func (p pair) seen() []string { return append(p[0].seen(), p[1].seen()...) }
+
+// startHAProxy runs the real balancer before two services, each of two fake instances: user with a and b, session with c and d.
+func startHAProxy(t *testing.T) (front, admin string, user, session pair) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs HAProxy")
@@ -113,16 +123,28 @@ func startHAProxy(t *testing.T) (front, admin string, a, b *backend) {
 	if _, err := os.Stat(path); err != nil {
 		t.Skip("HAProxy is not installed: tools/deps.sh run")
 	}
-	a = &backend{name: "a", addr: netip.MustParseAddr("127.66.0.1")}
-	b = &backend{name: "b", addr: netip.MustParseAddr("127.66.0.2")}
 	port, ready := freePort(t), freePort(t)
-	a.start(t, port, ready)
-	b.start(t, port, ready)
+	start := func(name, addr string) *backend {
+		b := &backend{name: name, addr: netip.MustParseAddr(addr)}
+		b.start(t, port, ready)
+		return b
+	}
+	user = pair{start("a", "127.66.0.1"), start("b", "127.66.0.2")}
+	session = pair{start("c", "127.66.0.5"), start("d", "127.66.0.6")}
+	servers := func(p pair) (all []server) {
+		for _, b := range p {
+			all = append(all, server{b.name, netip.AddrPortFrom(b.addr, port)})
+		}
+		return all
+	}
 	front = fmt.Sprintf("127.66.0.3:%d", freePort(t))
 	admin = fmt.Sprintf("127.66.0.4:%d", freePort(t))
 	conf, err := balancer{
 		Region: fmt.Sprintf("test%d", port), Front: netip.MustParseAddrPort(front), Admin: netip.MustParseAddrPort(admin), AdminPort: int(ready),
-		Servers: []server{{"a", netip.AddrPortFrom(a.addr, port)}, {"b", netip.AddrPortFrom(b.addr, port)}},
+		Services: []balanced{
+			{"user", []string{"/v1/users"}, servers(user)},
+			{"session", []string{"/v1/sessions", "/.well-known/jwks.json"}, servers(session)},
+		},
 	}.render()
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +174,7 @@ func startHAProxy(t *testing.T) (front, admin string, a, b *backend) {
 		resp := try(t, http.MethodGet, "http://"+front+"/", nil)
 		return resp != nil && resp.status == http.StatusOK
 	})
-	return front, admin, a, b
+	return front, admin, user, session
 }
 
 type answer struct {
@@ -203,15 +225,18 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// repeated is a request, how the first instance that gets it behaves, and what is to come of it.
+type repeated struct {
+	method, path string
+	header       http.Header
+	behave       func(http.ResponseWriter, *http.Request)
+	want, tries  int
+}
+
 func TestHAProxyRepeatsOnlyWhatMayBeRepeated(t *testing.T) {
-	front, _, a, b := startHAProxy(t)
+	front, _, user, session := startHAProxy(t)
 	const get, create = "/antipode.user.v1.UserService/GetUser", "/antipode.user.v1.UserService/CreateUser"
-	tests := map[string]struct {
-		method, path string
-		header       http.Header
-		behave       func(http.ResponseWriter, *http.Request)
-		want, tries  int
-	}{
+	tests := map[string]repeated{
 		"a read, after the instance died":         {http.MethodGet, "/v1/users", nil, dies, 200, 2},
 		"a read, after a 503":                     {http.MethodGet, "/v1/users", nil, answers(503), 200, 2},
 		"a read, after a 404":                     {http.MethodGet, "/v1/users", nil, answers(404), 404, 1},
@@ -230,41 +255,89 @@ func TestHAProxyRepeatsOnlyWhatMayBeRepeated(t *testing.T) {
 		"a read by gRPC, after the instance died": {http.MethodPost, get, http.Header{"Content-Type": {"application/grpc"}}, dies, 200, 2},
 		"a write by gRPC, after it died":          {http.MethodPost, create, http.Header{"Content-Type": {"application/grpc"}}, dies, 502, 1},
 	}
+	sessions := strings.NewReplacer("users", "sessions", "user.v1", "session.v1", "User", "Session")
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			// Whichever instance gets the request first fails it; the other serves.
-			var once sync.Once
-			fail := func(other *backend) func(http.ResponseWriter, *http.Request) {
-				return func(w http.ResponseWriter, r *http.Request) {
-					failed := false
-					once.Do(func() { failed = true })
-					if failed {
-						test.behave(w, r)
-						return
-					}
-					_, _ = io.WriteString(w, other.name)
-				}
-			}
-			a.set(false, fail(a))
-			b.set(false, fail(b))
-			got := try(t, test.method, "http://"+front+test.path, test.header)
-			if got == nil || got.status != test.want {
-				t.Fatalf("answer is %+v after a: %v, b: %v, want status %d", got, a.seen(), b.seen(), test.want)
-			}
-			if tries := len(a.seen()) + len(b.seen()); tries != test.tries {
-				t.Errorf("%d tries (a: %v, b: %v), want %d", tries, a.seen(), b.seen(), test.tries)
-			}
-			if test.tries == 2 && (len(a.seen()) != 1 || len(b.seen()) != 1) {
-				t.Errorf("the second try went to the same instance: a %v, b %v", a.seen(), b.seen())
-			}
+			repeats(t, front, user, session, test)
+			test.path = sessions.Replace(test.path)
+			repeats(t, front, session, user, test)
 		})
 	}
 }
 
+// repeats makes a request of a service whose instances fail it once, and looks how often they are asked.
+func repeats(t *testing.T, front string, asked, other pair, test repeated) {
+	t.Helper()
+	a, b := asked[0], asked[1]
+	other.set(false, nil)
+	// Whichever instance gets the request first fails it; the other serves.
+	var once sync.Once
+	fail := func(who *backend) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, r *http.Request) {
+			failed := false
+			once.Do(func() { failed = true })
+			if failed {
+				test.behave(w, r)
+				return
+			}
+			_, _ = io.WriteString(w, who.name)
+		}
+	}
+	a.set(false, fail(a))
+	b.set(false, fail(b))
+	got := try(t, test.method, "http://"+front+test.path, test.header)
+	if got == nil || got.status != test.want {
+		t.Fatalf("answer is %+v after a: %v, b: %v, want status %d", got, a.seen(), b.seen(), test.want)
+	}
+	if tries := len(asked.seen()); tries != test.tries {
+		t.Errorf("%d tries (a: %v, b: %v), want %d", tries, a.seen(), b.seen(), test.tries)
+	}
+	if test.tries == 2 && (len(a.seen()) != 1 || len(b.seen()) != 1) {
+		t.Errorf("the second try went to the same instance: a %v, b %v", a.seen(), b.seen())
+	}
+	if seen := other.seen(); len(seen) > 0 {
+		t.Errorf("the other service was asked, too: %v", seen)
+	}
+}
+
+func TestHAProxyKnowsWhoseARequestIs(t *testing.T) {
+	front, _, user, session := startHAProxy(t)
+	grpc := http.Header{"Content-Type": {"application/grpc"}}
+	for path, sessions := range map[string]bool{
+		"/v1/users": false, "/v1/users?x=/v1/sessions": false, "/v1/users/1": false, "/v1/users/sessions": false, "/v1/users:verb": false,
+		"/v1/sessions": true, "/v1/sessions?page_size=1": true, "/v1/sessions/1/data": true, "/v1/sessions:refresh": true, "/.well-known/jwks.json": true,
+		"/antipode.user.v1.UserService/GetUser": false, "/antipode.user.v1.UserService/UpdateUser": false,
+		"/antipode.session.v1.SessionService/GetKeys": true, "/antipode.session.v1.SessionService/RevokeSession": true, "/antipode.session.v2.Other/List": true,
+		// What is for no service the first answers.
+		"/": false, "/openapi.json": false, "/v1/sessionsandmore": false, "/v1": false, "/antipode.sessions.v1.SessionService/GetKeys": false,
+		"/grpc.health.v1.Health/Check": false, "/.well-known/other": false,
+	} {
+		// What may be done twice and what may not take different ways.
+		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+			var header http.Header
+			if strings.HasPrefix(path, "/antipode.") || strings.HasPrefix(path, "/grpc.") {
+				header, method = grpc, http.MethodPost
+			}
+			user.set(false, nil)
+			session.set(false, nil)
+			got := try(t, method, "http://"+front+path, header)
+			if got == nil || got.status != http.StatusOK {
+				t.Fatalf("%s %s: %+v", method, path, got)
+			}
+			asked, other := user, session
+			if sessions {
+				asked, other = session, user
+			}
+			if len(asked.seen()) != 1 || len(other.seen()) != 0 {
+				t.Errorf("%s %s: the users' instances saw %v, the sessions' %v", method, path, user.seen(), session.seen())
+			}
+		}
+	}
+}
+
 func TestHAProxyTakesBothProtocolsAndNamesRequests(t *testing.T) {
-	front, admin, a, b := startHAProxy(t)
-	a.set(false, nil)
-	b.set(false, nil)
+	front, admin, user, _ := startHAProxy(t)
+	user.set(false, nil)
 	got := try(t, http.MethodGet, "http://"+front+"/v1/users", nil)
 	if id := got.header.Get("x-request-id"); len(id) != 36 || id != got.header.Get("x-seen-request-id") {
 		t.Errorf("request id is %q for the client, %q for the instance", id, got.header.Get("x-seen-request-id"))
@@ -280,7 +353,7 @@ func TestHAProxyTakesBothProtocolsAndNamesRequests(t *testing.T) {
 	if got = try(t, http.MethodPost, "http://"+front+"/x", http.Header{"Content-Type": {"application/grpc"}}); got == nil || got.status != 200 {
 		t.Errorf("HTTP/2 in clear text: %+v", got)
 	}
-	for _, request := range append(a.seen(), b.seen()...) {
+	for _, request := range user.seen() {
 		if !strings.HasSuffix(request, " HTTP/2.0") {
 			t.Errorf("an instance was asked by %s", request)
 		}
@@ -291,9 +364,8 @@ func TestHAProxyTakesBothProtocolsAndNamesRequests(t *testing.T) {
 }
 
 func TestHAProxyRefusesHugeBodies(t *testing.T) {
-	front, _, a, b := startHAProxy(t)
-	a.set(false, nil)
-	b.set(false, nil)
+	front, _, user, _ := startHAProxy(t)
+	user.set(false, nil)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+front+"/v1/users", strings.NewReader(strings.Repeat("x", 3<<20)))
 	if err != nil {
 		t.Fatal(err)
@@ -310,28 +382,46 @@ func TestHAProxyRefusesHugeBodies(t *testing.T) {
 	if err != nil || resp.StatusCode != http.StatusRequestEntityTooLarge || !strings.Contains(string(body), `"reason":"too_large"`) {
 		t.Errorf("%s: %s, %v", resp.Status, body, err)
 	}
-	if tries := len(a.seen()) + len(b.seen()); tries != 0 {
+	if tries := len(user.seen()); tries != 0 {
 		t.Errorf("an instance saw it")
 	}
 }
 
 func TestHAProxyGoesByReadiness(t *testing.T) {
-	front, _, a, b := startHAProxy(t)
+	front, _, user, session := startHAProxy(t)
+	user.set(false, nil)
+	session.set(false, nil)
+	goesByReadiness(t, "http://"+front+"/v1/users", user)
+	// That no instance of one service is there is nothing to the other.
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		if got := try(t, method, "http://"+front+"/v1/sessions", nil); got == nil || got.status != http.StatusOK {
+			t.Errorf("%s of a service whose instances are there: %+v", method, got)
+		}
+	}
+	goesByReadiness(t, "http://"+front+"/v1/sessions", session)
+}
+
+// goesByReadiness lets the instances of a service be ready, one at a time, then none, and then ends them.
+func goesByReadiness(t *testing.T, url string, instances pair) {
+	t.Helper()
+	a, b := instances[0], instances[1]
 	a.set(true, nil)
 	b.set(false, nil)
-	waitFor(t, "a to be left out", func() bool {
+	waitFor(t, a.name+" to be left out", func() bool {
 		a.set(true, nil)
 		for range 10 {
-			try(t, http.MethodGet, "http://"+front+"/", nil)
+			try(t, http.MethodGet, url, nil)
+			try(t, http.MethodPost, url, nil)
 		}
 		return len(a.seen()) == 0
 	})
 	a.set(false, nil)
 	b.set(true, nil)
-	waitFor(t, "a to be back and b to be out", func() bool {
+	waitFor(t, a.name+" to be back and "+b.name+" to be out", func() bool {
 		b.set(true, nil)
 		for range 10 {
-			try(t, http.MethodGet, "http://"+front+"/", nil)
+			try(t, http.MethodGet, url, nil)
+			try(t, http.MethodPost, url, nil)
 		}
 		return len(b.seen()) == 0
 	})
@@ -339,18 +429,18 @@ func TestHAProxyGoesByReadiness(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		served := map[string]bool{}
 		waitFor(t, "both to serve "+method+", as none is ready", func() bool {
-			got := try(t, method, "http://"+front+"/", nil)
+			got := try(t, method, url, nil)
 			if got != nil && got.status == http.StatusOK {
 				served[got.body] = true
 			}
-			return served["a"] && served["b"]
+			return served[a.name] && served[b.name]
 		})
 	}
 	for _, stop := range append(a.stops, b.stops...) {
 		stop()
 	}
 	waitFor(t, "an answer of the balancer itself", func() bool {
-		got := try(t, http.MethodGet, "http://"+front+"/", nil)
+		got := try(t, http.MethodGet, url, nil)
 		return got != nil && got.status == 503 && got.header.Get("content-type") == "application/problem+json" &&
 			strings.Contains(got.body, `"reason":"draining"`) && got.header.Get("x-request-id") != ""
 	})
@@ -358,7 +448,7 @@ func TestHAProxyGoesByReadiness(t *testing.T) {
 
 // A client that keeps its connection would repeat a write by itself if the balancer just closed it.
 func TestHAProxyAnswersOnAKeptConnection(t *testing.T) {
-	front, _, a, b := startHAProxy(t)
+	front, _, user, _ := startHAProxy(t)
 	transport := &http.Transport{MaxConnsPerHost: 1}
 	defer transport.CloseIdleConnections()
 	send := func(method string) int {
@@ -376,23 +466,21 @@ func TestHAProxyAnswersOnAKeptConnection(t *testing.T) {
 		}
 		return resp.StatusCode
 	}
-	a.set(false, nil)
-	b.set(false, nil)
+	user.set(false, nil)
 	if got := send(http.MethodPatch); got != http.StatusOK {
 		t.Fatalf("first request: status %d", got)
 	}
-	a.set(false, dies)
-	b.set(false, dies)
+	user.set(false, dies)
 	if got := send(http.MethodPatch); got != http.StatusBadGateway {
 		t.Errorf("second request, over which the instance died: status %d, want 502", got)
 	}
-	if tries := len(a.seen()) + len(b.seen()); tries != 1 {
+	if tries := len(user.seen()); tries != 1 {
 		t.Errorf("%d tries, want 1", tries)
 	}
 }
 
 func TestHAProxyPassesTrailers(t *testing.T) {
-	front, _, a, b := startHAProxy(t)
+	front, _, user, _ := startHAProxy(t)
 	with := func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("content-type", "application/grpc")
 		w.Header().Set("trailer", "grpc-status")
@@ -400,8 +488,7 @@ func TestHAProxyPassesTrailers(t *testing.T) {
 		_ = http.NewResponseController(w).Flush() // as gRPC does: with a length there could be no trailers
 		w.Header().Set("grpc-status", "0")
 	}
-	a.set(false, with)
-	b.set(false, with)
+	user.set(false, with)
 	for _, path := range []string{"/antipode.user.v1.UserService/GetUser", "/antipode.user.v1.UserService/CreateUser"} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+front+path, strings.NewReader("request"))
 		if err != nil {

@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,13 +27,10 @@ func orphaned(data string) bool {
 	return err == nil && dir == data
 }
 
-// databases lists the services' databases. Each has a logical replication slot antipode_<database> on every shard; the user
-// service's slot has its name from its configuration.
-var databases = []string{"user"} //nolint:gochecknoglobals // a constant that Go can't express
-
 const sharedBuffers = "32MB"
 
-// postgres is a database node: Patroni and the PostgreSQL that it runs.
+// postgres is a database node: Patroni and the PostgreSQL that it runs. Each service has a database of its name on every shard, with a logical replication slot
+// antipode_<service>.
 func (s Site) postgres(r topology.Region, shard, node int) (Unit, error) {
 	name := NodeName(shard, node)
 	dir := s.ComponentDir(r.Name, name)
@@ -43,7 +42,7 @@ func (s Site) postgres(r topology.Region, shard, node int) (Unit, error) {
 		"Address":       addr,
 		"Subnet":        r.Prefix(),
 		"Etcd":          []string{at(r.RegionalEtcd(), topology.PortEtcdClient).String()},
-		"Databases":     databases,
+		"Databases":     s.Topology.ServiceNames(),
 		"BinDir":        s.Programs.PostgresBin,
 		"DataDir":       filepath.Join(dir, "data"),
 		"PGPass":        filepath.Join(dir, "pgpass"),
@@ -55,7 +54,7 @@ func (s Site) postgres(r topology.Region, shard, node int) (Unit, error) {
 	if err != nil {
 		return Unit{}, err
 	}
-	sql, err := renderDeploy("patroni/roles.sql.tmpl", map[string]any{"Password": s.Secrets.Service, "Databases": databases})
+	sql, err := renderDeploy("patroni/roles.sql.tmpl", map[string]any{"Password": s.Secrets.Service, "Databases": s.Topology.ServiceNames()})
 	if err != nil {
 		return Unit{}, err
 	}
@@ -139,6 +138,53 @@ func AskNode(ctx context.Context, dial Dial, r topology.Region, shard, node int)
 		return Node{}, fmt.Errorf("PostgreSQL is %q", n.State)
 	}
 	return n, nil
+}
+
+// KeepSlots makes a shard keep a logical replication slot for each of these databases, as a cluster that was made for them does by itself: this is for the database of
+// a service that came later. The databases exist, with their publications. It changes nothing when there is nothing to do.
+func KeepSlots(ctx context.Context, dial Dial, r topology.Region, shard int, databases []string) error {
+	var errs []error
+	for node := range r.NodesPerShard {
+		err := keepSlots(ctx, dial, httpURL(at(r.Node(shard, node), topology.PortPatroni))+"/config", databases)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return fmt.Errorf("keeping the slots of shard s%d: %w", shard+1, errors.Join(errs...))
+}
+
+func keepSlots(ctx context.Context, dial Dial, url string, databases []string) error {
+	type slot struct {
+		Type     string `json:"type"`
+		Database string `json:"database"`
+		Plugin   string `json:"plugin"`
+	}
+	var config struct {
+		Slots map[string]json.RawMessage `json:"slots"`
+	}
+	body, err := get(ctx, dial, url)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, &config); err != nil {
+		return fmt.Errorf("reading the answer of %s: %w", url, err)
+	}
+	missing := map[string]slot{}
+	for _, db := range databases {
+		if name := "antipode_" + db; config.Slots[name] == nil {
+			missing[name] = slot{Type: "logical", Database: db, Plugin: "pgoutput"}
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	change, err := json.Marshal(map[string]any{"slots": missing})
+	if err != nil {
+		return fmt.Errorf("writing slots: %w", err)
+	}
+	_, err = ask(ctx, dial, http.MethodPatch, url, change)
+	return err
 }
 
 // leads returns nil when a node holds its shard's leader lock. A primary that is still being made runs before, and has no users yet.

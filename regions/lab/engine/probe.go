@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -20,9 +21,14 @@ const (
 
 // get fetches a URL over a connection of its own and returns the body of a 200.
 func get(ctx context.Context, dial Dial, url string) ([]byte, error) {
+	return ask(ctx, dial, http.MethodGet, url, nil)
+}
+
+// ask makes a request over a connection of its own and returns the body of a 200.
+func ask(ctx context.Context, dial Dial, method, url string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeMost)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("making a request for %s: %w", url, err)
 	}
@@ -33,15 +39,15 @@ func get(ctx context.Context, dial Dial, url string) ([]byte, error) {
 		return nil, fmt.Errorf("asking %s: %w", url, err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBody))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBody))
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer of %s: %w", url, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		text, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+		text, _, _ := strings.Cut(strings.TrimSpace(string(answer)), "\n")
 		return nil, fmt.Errorf("%s answers %s: %.200s", url, resp.Status, text)
 	}
-	return body, nil
+	return answer, nil
 }
 
 // getOK is a probe that wants a 200.
