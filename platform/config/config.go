@@ -6,7 +6,7 @@
 // converted.
 //
 // Keys are the `koanf` tags of the struct's fields. A field with the tag `config:"required"` must not be empty (zero). Defaults are what the struct holds
-// before. A time.Duration is written like "1m30s"; a type with UnmarshalText is written as its text.
+// before. An embedded struct with the tag `koanf:",squash"` stands for its fields. A time.Duration is written like "1m30s"; a type with UnmarshalText is written as its text.
 //
 // Not here: flags, environment variables, reloading.
 package config
@@ -226,6 +226,12 @@ func missing(v reflect.Value, path string) error {
 			if !f.IsExported() {
 				continue
 			}
+			if squashed(f) {
+				if err := missing(value, path); err != nil {
+					return err
+				}
+				continue
+			}
 			key := join(path, name(f))
 			if f.Tag.Get("config") == "required" && empty(value) {
 				return &Error{Key: key, Problem: "is missing: must be " + expected(deref(f.Type))}
@@ -278,16 +284,12 @@ func keysAt(t reflect.Type, path string) []string {
 		if t.Kind() != reflect.Struct {
 			return nil
 		}
-		found := false
-		for i := range t.NumField() {
-			if name(t.Field(i)) == key {
-				t, found = deref(t.Field(i).Type), true
-				break
-			}
-		}
-		if !found {
+		fields := fieldsOf(t)
+		i := slices.IndexFunc(fields, func(f reflect.StructField) bool { return name(f) == key })
+		if i < 0 {
 			return nil
 		}
+		t = deref(fields[i].Type)
 		for t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
 			t = deref(t.Elem())
 		}
@@ -296,13 +298,28 @@ func keysAt(t reflect.Type, path string) []string {
 		return nil
 	}
 	var keys []string
-	for i := range t.NumField() {
-		if t.Field(i).IsExported() {
-			keys = append(keys, name(t.Field(i)))
-		}
+	for _, f := range fieldsOf(t) {
+		keys = append(keys, name(f))
 	}
 	return keys
 }
+
+// fieldsOf are the exported fields of a struct, in place of a squashed one its fields.
+func fieldsOf(t reflect.Type) []reflect.StructField {
+	var all []reflect.StructField
+	for f := range t.Fields() {
+		switch {
+		case !f.IsExported():
+		case squashed(f):
+			all = append(all, fieldsOf(f.Type)...)
+		default:
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+func squashed(f reflect.StructField) bool { return f.Anonymous && f.Tag.Get(tag) == ",squash" }
 
 func name(f reflect.StructField) string {
 	if n, _, _ := strings.Cut(f.Tag.Get(tag), ","); n != "" {

@@ -111,3 +111,41 @@ func TestRefused(t *testing.T) {
 		})
 	}
 }
+
+// Common is what several configurations embed.
+type Common struct {
+	Region string `koanf:"region" config:"required"`
+	Kafka  kafka  `koanf:"kafka"`
+}
+
+func TestEmbedded(t *testing.T) {
+	var got struct {
+		Common `koanf:",squash"`
+		Secret string `koanf:"secret" config:"required"`
+	}
+	text := "region: us-east\nkafka: {brokers: [a]}\nsecret: s\n"
+	if err := config.Parse("a.yaml", []byte(text), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Region != "us-east" || got.Kafka.Brokers[0] != "a" || got.Secret != "s" {
+		t.Errorf("%+v", got)
+	}
+	for _, tt := range []struct{ name, from, to, want string }{
+		{"unknown, near one of the embedded", "region:", "regoin:", `a.yaml: regoin: there is no such key; did you mean "region"?`},
+		{"unknown, near one of its own", "secret:", "secrte:", `a.yaml: secrte: there is no such key; did you mean "secret"?`},
+		{"unknown, nothing near", "secret:", "colour:", `a.yaml: colour: there is no such key; there are region, kafka, secret`},
+		{"unknown nested", "brokers:", "broker:", `a.yaml: kafka.broker: there is no such key; did you mean "brokers"?`},
+		{"the embedded struct is no key", "region:", "Common:", `a.yaml: Common: there is no such key`},
+		{"missing embedded", "region: us-east\n", "", `a.yaml: region: is missing: must be text`},
+		{"missing embedded nested", "brokers: [a]", "partitions: 3", `a.yaml: kafka.brokers: is missing: must be a list`},
+		{"missing own", "secret: s\n", "", `a.yaml: secret: is missing: must be text`},
+		{"wrong type", "us-east", "1", `a.yaml: region: must be text, is 1`},
+	} {
+		changed := strings.Replace(text, tt.from, tt.to, 1)
+		into := got
+		into.Region, into.Secret, into.Kafka = "", "", kafka{}
+		if err := config.Parse("a.yaml", []byte(changed), &into); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s:\ngot  %v\nwant %s", tt.name, err, tt.want)
+		}
+	}
+}

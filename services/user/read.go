@@ -13,6 +13,7 @@ import (
 	"antipode.example/platform/cache"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/claims"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/store"
@@ -96,7 +97,7 @@ func (s *Service) List(ctx context.Context, after time.Time, afterID id.ID, limi
 // read answers the newest copy that is here and, unless the caller takes a stale one, waits for a copy that covers what was seen: for Patience, or until
 // shortly before the deadline. The answer may still not cover it. What was seen and is lost comes back without that.
 func (s *Service) read(ctx context.Context, user id.ID, seen Seen) (cache.Entry, Seen, error) {
-	e, err := s.c.Cache.Get(ctx, CacheKey(user), seen.Vector, func(ctx context.Context) (cache.Entry, error) { return s.load(ctx, user, seen.Vector) })
+	e, err := s.c.Cache.Get(ctx, copies.CacheKey(user, key(user)), seen.Vector, func(ctx context.Context) (cache.Entry, error) { return s.load(ctx, user, seen.Vector) })
 	if err != nil {
 		return cache.Entry{}, seen, fmt.Errorf("read user %s: %w", user, err)
 	}
@@ -159,7 +160,7 @@ func (s *Service) await(ctx context.Context, user id.ID, seen Seen) (cache.Entry
 			return s.loadFrom(ctx, store.Primary, user)
 		case <-look.C:
 		}
-		if e, ok := s.c.Cache.Peek(ctx, CacheKey(user)); ok && e.Vector.Dominates(seen.Vector) {
+		if e, ok := s.c.Cache.Peek(ctx, copies.CacheKey(user, key(user))); ok && e.Vector.Dominates(seen.Vector) {
 			return e, nil
 		}
 		if n%pollStore == 0 {
@@ -194,7 +195,7 @@ func (s *Service) loadFrom(ctx context.Context, from store.Source, user id.ID) (
 	if err != nil {
 		return cache.Entry{}, err
 	}
-	return CacheEntry(u.Vector, u.MaxStamp, u.Records[key(user)])
+	return copies.Entry(u.Vector, u.MaxStamp, u.Records[key(user)])
 }
 
 // meet waits until this region covers what the caller of a write has seen, as read does, and reports whether it does.

@@ -25,6 +25,7 @@ import (
 	"antipode.example/platform/cache"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/claims"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
@@ -148,37 +149,6 @@ type Result struct {
 
 func key(user id.ID) state.Key { return state.Key{Type: RecordType, ID: user} }
 
-// CacheKey is a user's key in the cache.
-func CacheKey(user id.ID) string { return user.String() }
-
-// CacheEntry is what the cache holds of a user at a version; rec is the user's own record, a deleted one too, and nil when there is none.
-func CacheEntry(vector causal.Vector, stamp hlc.Stamp, rec *recordv1.Record) (cache.Entry, error) {
-	e := cache.Entry{Vector: vector, Stamp: stamp}
-	if rec == nil {
-		return e, nil
-	}
-	b, err := proto.Marshal(rec)
-	if err != nil {
-		return cache.Entry{}, fmt.Errorf("encode a user for the cache: %w", err)
-	}
-	e.Value = b
-	return e, nil
-}
-
-// Cached refreshes the cache after copies of users have changed in the store, by events of other regions for example.
-func Cached(ctx context.Context, c *cache.Cache, user id.ID, w store.Written) error {
-	rec, known := w.Records[key(user)]
-	if !known {
-		return nil // other records of the user changed, and the next read finds the entry behind or equal
-	}
-	e, err := CacheEntry(w.Vector, w.MaxStamp, rec)
-	if err != nil {
-		return err
-	}
-	c.Put(ctx, CacheKey(user), e)
-	return nil
-}
-
 // copyOf reads a cache entry.
 func (s *Service) copyOf(user id.ID, e cache.Entry) (Copy, error) {
 	c := Copy{ID: user, Vector: e.Vector, Stamp: e.Stamp}
@@ -213,7 +183,7 @@ func (s *Service) fill(c *Copy, rec *recordv1.Record) error {
 
 // wrote puts what a write left into the cache, and is the copy of it.
 func (s *Service) wrote(ctx context.Context, user id.ID, w store.Written) (Copy, error) {
-	if err := Cached(ctx, s.c.Cache, user, w); err != nil {
+	if err := copies.Put(ctx, s.c.Cache, user, w); err != nil {
 		return Copy{}, err
 	}
 	c := Copy{ID: user, Vector: w.Vector, Stamp: w.MaxStamp}

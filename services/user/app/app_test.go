@@ -27,25 +27,26 @@ import (
 	"antipode.example/platform/pg/pgtest"
 	"antipode.example/platform/replicas"
 	"antipode.example/platform/rpc"
-	"antipode.example/services/user/internal/enginestest"
+	"antipode.example/platform/service"
+	"antipode.example/platform/service/servicetest"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// instance is one region with one running App.
+// instance is one region with one running process.
 type instance struct {
 	name    string
 	config  string // file
 	address string // without port
 	broker  *kafkatest.Broker
-	engines *enginestest.Region
+	engines *servicetest.Region
 	client  userv1.UserServiceClient
 	stop    context.CancelFunc
 	ended   chan error // what Run returned
 	asked   bool       // to stop
 }
 
-// regions starts the engines and Apps of two regions.
+// regions starts the engines and processes of two regions.
 func regions(t *testing.T) []*instance {
 	t.Helper()
 	if testing.Short() {
@@ -63,7 +64,7 @@ func regions(t *testing.T) []*instance {
 		if err := r.broker.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		r.engines = enginestest.NewRegion(t, uint16(i+1))
+		r.engines = servicetest.NewRegion(t, "user", uint16(i+1))
 	}
 	g, err := global.Open(world.Endpoints())
 	if err != nil {
@@ -114,7 +115,7 @@ func (r *instance) writeConfig(t *testing.T, keys string, number int, world, reg
 	}
 }
 
-// start runs the App until the test ends, and waits until it is ready.
+// start runs the process until the test ends, and waits until it is ready.
 func (r *instance) start(t *testing.T) {
 	t.Helper()
 	r.launch(t)
@@ -125,31 +126,31 @@ func (r *instance) start(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	r.client = userv1.NewUserServiceClient(conn)
-	h, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: serviceName})
+	h, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: userv1.UserService_ServiceDesc.ServiceName})
 	if err != nil || h.GetStatus() != healthv1.HealthCheckResponse_SERVING {
 		t.Errorf("gRPC health: %v, %v", h, err)
 	}
 }
 
-// launch runs the App until the test ends, or halt.
+// launch runs the process until the test ends, or halt.
 func (r *instance) launch(t *testing.T) {
 	t.Helper()
-	cfg, err := Load(r.config)
+	cfg, definition, err := define(r.config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	p, err := service.New(cfg, definition, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx) }()
+	go func() { ended <- p.Run(ctx) }()
 	r.stop, r.ended, r.asked = stop, ended, false
 	t.Cleanup(func() { r.halt(t) })
 }
 
-// halt stops the App.
+// halt stops the process.
 func (r *instance) halt(t *testing.T) {
 	t.Helper()
 	if r.asked {

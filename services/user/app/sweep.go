@@ -24,9 +24,9 @@ const (
 )
 
 // sweeper finishes what was left half-done, in one process of the region at a time.
-func (a *App) sweeper() lifecycle.Component {
+func (a *app) sweeper() lifecycle.Component {
 	return lifecycle.Component{Name: "sweeper", Run: func(ctx context.Context) error {
-		meter := a.telemetry.Meters.Meter("antipode")
+		meter := a.parts.Meter
 		activated, err1 := meter.Int64Counter("antipode.user.activated", metric.WithDescription("Sign-ups that had stopped half-way and were completed."))
 		buried, err2 := meter.Int64Counter("antipode.user.buried", metric.WithDescription("Sign-ups that had stopped half-way and were given up."))
 		released, err3 := meter.Int64Counter("antipode.user.addresses_released", metric.WithDescription("Addresses that nobody named any more and that are free again."))
@@ -36,7 +36,7 @@ func (a *App) sweeper() lifecycle.Component {
 		tell := func(ctx context.Context, what string, users []id.ID, count metric.Int64Counter) {
 			count.Add(ctx, int64(len(users)))
 			for _, u := range users {
-				a.log.InfoContext(ctx, "swept", slog.String("what", what), slog.String("user_id", u.String()))
+				a.parts.Log.InfoContext(ctx, "swept", slog.String("what", what), slog.String("user_id", u.String()))
 			}
 		}
 		pass := func(ctx context.Context, name string, sweep func(context.Context) (user.Swept, error)) {
@@ -47,10 +47,10 @@ func (a *App) sweeper() lifecycle.Component {
 			tell(ctx, "sign-up given up", done.Buried, buried)
 			tell(ctx, "address released", done.Released, released)
 			if err != nil && ctx.Err() == nil {
-				a.log.WarnContext(ctx, "sweep goes on later", slog.String("sweep", name), slog.Any("error", err))
+				a.parts.Log.WarnContext(ctx, "sweep goes on later", slog.String("sweep", name), slog.Any("error", err))
 			}
 		}
-		a.leases.Hold(ctx, "sweep", func(ctx context.Context, _ *lease.Held) error {
+		a.parts.Leases.Hold(ctx, "sweep", func(ctx context.Context, _ *lease.Held) error {
 			pending, all := time.NewTicker(sweepPendingEvery), time.NewTicker(sweepClaimsEvery)
 			defer pending.Stop()
 			defer all.Stop()

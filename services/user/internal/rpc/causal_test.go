@@ -14,6 +14,7 @@ import (
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/causal"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
 	"antipode.example/platform/rpc"
@@ -61,7 +62,7 @@ func (f *fixture) arrive(t *testing.T, ev *replicationv1.Event) {
 		t.Fatalf("applied %+v", a)
 	}
 	for u, w := range a.Users {
-		if err := user.Cached(t.Context(), f.cache, u, w); err != nil {
+		if err := copies.Put(t.Context(), f.cache, u, w); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -32,15 +32,15 @@ import (
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
 	"antipode.example/platform/rpc"
+	"antipode.example/platform/service/servicetest"
 	"antipode.example/platform/shard"
 	"antipode.example/platform/store"
 	"antipode.example/services/user"
-	"antipode.example/services/user/internal/enginestest"
 )
 
 // fixture is one region's service on real engines, without capture and replication: what comes from other regions, tests apply to the store.
 type fixture struct {
-	region *enginestest.Region
+	region *servicetest.Region
 	store  *store.Store
 	users  *user.Service
 	cache  *cache.Cache
@@ -189,7 +189,7 @@ func start(t *testing.T, etcd *etcdtest.Cluster) *fixture {
 func startRegion(t *testing.T, number uint16, name string, etcd []string) *fixture {
 	t.Helper()
 	ctx, log := t.Context(), slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	f := &fixture{region: enginestest.NewRegion(t, number), remote: &remoteSwitch{}, clock: &movable{}}
+	f := &fixture{region: servicetest.NewRegion(t, "user", number), remote: &remoteSwitch{}, clock: &movable{}}
 	registry := must(user.NewRegistry())(t)
 	router := must(shard.Open(ctx, f.region.Shards, log))(t)
 	t.Cleanup(func() { _ = router.Close(context.WithoutCancel(ctx)) })

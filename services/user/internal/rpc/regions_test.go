@@ -16,10 +16,10 @@ import (
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/claims"
 	"antipode.example/platform/claims/etcdtest"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/id"
 	"antipode.example/platform/rpc"
 	"antipode.example/platform/store"
-	"antipode.example/services/user"
 )
 
 // pair are two regions with one global store. Neither hears of the other's writes before a test lets them meet.
@@ -51,7 +51,7 @@ func carry(ctx context.Context, from, to *fixture, users ...id.ID) error {
 		return err
 	}
 	for u, w := range a.Users {
-		if err := user.Cached(ctx, to.cache, u, w); err != nil {
+		if err := copies.Put(ctx, to.cache, u, w); err != nil {
 			return err
 		}
 	}

@@ -1,17 +1,17 @@
-package app
+package service
 
 import (
 	"context"
 	"log/slog"
 	"testing"
 
+	"antipode.example/platform/service/servicetest"
 	"antipode.example/platform/shard"
-	"antipode.example/services/user/internal/enginestest"
 )
 
 func TestReach(t *testing.T) {
 	t.Parallel()
-	e := enginestest.NewRegion(t, 1)
+	e := servicetest.NewRegion(t, "user", 1)
 	router, err := shard.Open(t.Context(), e.Shards, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

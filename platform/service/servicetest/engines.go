@@ -1,6 +1,5 @@
-// Package enginestest runs what one region needs of engines for a test: two PostgreSQL shards with the service's migrated databases, Redis, and a place in an etcd
-// cluster.
-package enginestest
+// Package servicetest runs what one region of a service needs of engines for a test: two PostgreSQL shards with the service's migrated databases, and Redis.
+package servicetest
 
 import (
 	"log/slog"
@@ -22,11 +21,11 @@ type Region struct {
 	Redis     *redistest.Server
 }
 
-// NewRegion starts engines that end with the test.
-func NewRegion(tb testing.TB, number uint16) *Region {
+// NewRegion starts engines that end with the test. The service's database has its name.
+func NewRegion(tb testing.TB, service string, number uint16) *Region {
 	tb.Helper()
 	r := &Region{Number: number, Redis: redistest.New(tb)}
-	r.Shards = shard.Config{Service: "user", Database: "user", User: "postgres", MaxConns: 8}
+	r.Shards = shard.Config{Service: service, Database: service, User: "postgres", MaxConns: 8}
 	for _, name := range []string{"s1", "s2"} {
 		s := pgtest.NewServer(tb, nil)
 		r.Databases = append(r.Databases, s)

@@ -1,6 +1,7 @@
-package app
+package service
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,7 +12,6 @@ import (
 	"antipode.example/platform/config"
 	"antipode.example/platform/shard"
 	"antipode.example/platform/telemetry"
-	"antipode.example/services/user"
 )
 
 // Role is a part of the service that may run in a process of its own.
@@ -35,8 +35,9 @@ func (r *Role) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Config is the configuration file of one instance. Addresses are host:port.
+// Config is the configuration file of one instance, as all services have it. Addresses are host:port.
 type Config struct {
+	// Service is the service's name, in events, tokens, topics, logs and on each shard's replication slot.
 	Service      string `koanf:"service" config:"required"`
 	Region       string `koanf:"region" config:"required"`
 	RegionNumber uint16 `koanf:"region_number" config:"required"`
@@ -47,7 +48,7 @@ type Config struct {
 	Listen      string `koanf:"listen" config:"required"`
 	PeerListen  string `koanf:"peer_listen" config:"required"`
 	AdminListen string `koanf:"admin_listen" config:"required"`
-	// KeysDir holds causal.json, cursor.json, claim.json and idempotency.json, the same in every region.
+	// KeysDir holds causal.json, cursor.json, idempotency.json, and what the service has of its own; the same in every region.
 	KeysDir string `koanf:"keys_dir" config:"required"`
 	// GlobalEtcd are client URLs of the members of the global store, this region's first.
 	GlobalEtcd   []string    `koanf:"global_etcd" config:"required"`
@@ -95,17 +96,28 @@ type Peer struct {
 	Sync         []string `koanf:"sync" config:"required"`
 }
 
-// Load reads a configuration file, strictly.
-func Load(file string) (Config, error) {
-	var c Config
-	err := config.Load(file, &c)
-	return c, err
+// Configured is a pointer to a Config, or to a service's own struct that embeds one.
+type Configured interface{ common() *Config }
+
+func (c *Config) common() *Config { return c }
+
+// Load reads the configuration file of an instance of the service, strictly, into the struct that into points to: a Config, or for a service with keys of its own a
+// struct that embeds one with the tag `koanf:",squash"`. What it accepts is valid; a Validate method of the service's own struct needs to look at its own keys only.
+func Load(file, service string, into Configured) error {
+	if err := config.Load(file, into); err != nil {
+		return err
+	}
+	err := into.common().check(service)
+	if e := (*config.Error)(nil); errors.As(err, &e) {
+		e.File = file
+	}
+	return err
 }
 
-// Validate refuses what the types alone do not.
-func (c *Config) Validate() error {
-	if c.Service != user.ServiceName {
-		return config.Errorf("service", "is %q, but this program is the service %q", c.Service, user.ServiceName)
+// check refuses what the types alone do not.
+func (c *Config) check(service string) error {
+	if c.Service != service {
+		return config.Errorf("service", "is %q, but this program is the service %q", c.Service, service)
 	}
 	addresses := map[string][]string{
 		"listen": {c.Listen}, "peer_listen": {c.PeerListen}, "admin_listen": {c.AdminListen}, "redis": {c.Redis}, "kafka.brokers": c.Kafka.Brokers,
@@ -169,4 +181,5 @@ func (c *Config) has(r Role) bool { return slices.Contains(c.Roles, r) }
 
 func (c *Config) topic() string { return "antipode." + c.Service + ".events" }
 
-func (c *Config) keyFile(name string) string { return filepath.Join(c.KeysDir, name+".json") }
+// KeyFile is where the keys of a name are; see ReadKeys.
+func (c *Config) KeyFile(name string) string { return filepath.Join(c.KeysDir, name+".json") }

@@ -1,4 +1,4 @@
-package app
+package service
 
 import (
 	"os"
@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"antipode.example/platform/config"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/replicate"
 )
@@ -44,8 +45,8 @@ func write(t *testing.T, name, text string) string {
 
 func TestLoad(t *testing.T) {
 	t.Parallel()
-	c, err := Load(write(t, "config.yaml", example))
-	if err != nil {
+	var c Config
+	if err := Load(write(t, "config.yaml", example), "user", &c); err != nil {
 		t.Fatal(err)
 	}
 	if !c.has(RoleCapture) || len(c.Shards) != 2 || c.Peers[0].Sync[1] != "198.18.2.22:9080" || c.Kafka.Partitions != 8 || c.topic() != "antipode.user.events" {
@@ -76,7 +77,7 @@ func TestLoad(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			file := write(t, "config.yaml", strings.Replace(example, x.old, x.new, 1))
-			_, err := Load(file)
+			err := Load(file, "user", &Config{})
 			if err == nil || !strings.Contains(err.Error(), x.want) || !strings.Contains(err.Error(), file) {
 				t.Errorf("got %v, want %s with the file's name", err, x.want)
 			}
@@ -84,10 +85,51 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// own is the configuration of a service with a key of its own.
+type own struct {
+	Config `koanf:",squash"`
+	Secret string `koanf:"secret" config:"required"`
+}
+
+func (o *own) Validate() error {
+	if o.Secret == "open" {
+		return config.Errorf("secret", "is none")
+	}
+	return nil
+}
+
+func TestLoadAServiceWithKeysOfItsOwn(t *testing.T) {
+	t.Parallel()
+	text := example + "secret: s\n"
+	var c own
+	if err := Load(write(t, "config.yaml", text), "user", &c); err != nil {
+		t.Fatal(err)
+	}
+	if c.Secret != "s" || c.Region != "us-east" || !c.has(RoleAPI) {
+		t.Errorf("%+v", c)
+	}
+	for name, x := range map[string]struct{ old, new, want string }{
+		"its own check":          {"secret: s", "secret: open", "secret: is none"},
+		"missing of its own":     {"secret: s", "", "secret: is missing"},
+		"missing of all":         {"redis: 198.18.1.5:6379\n", "", "redis: is missing"},
+		"typo in a key of all":   {"peer_listen:", "peer_lisen:", `did you mean "peer_listen"?`},
+		"what all are checked":   {"partitions: 8", "partitions: -8", "kafka.partitions: must be at least 1"},
+		"other service":          {"service: user", "service: asset", `service: is "asset", but this program is the service "user"`},
+		"typo in its own":        {"secret:", "secert:", `secert: there is no such key; did you mean "secret"?`},
+		"the struct is no key":   {"secret: s", "secret: s\nConfig: {}", "Config: there is no such key"},
+		"wrong type in a nested": {"partitions: 8", "partitions: many", "kafka.partitions: must be a whole number"},
+	} {
+		file := write(t, "config.yaml", strings.Replace(text, x.old, x.new, 1))
+		if err := Load(file, "user", &own{}); err == nil || !strings.Contains(err.Error(), x.want) || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: got %v, want %s with the file's name", name, err, x.want)
+		}
+	}
+}
+
 func TestReadKeys(t *testing.T) {
 	t.Parallel()
 	const one, two = `{"id":"1","secret":"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}`, `{"id":"2","secret":"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}`
-	if k, err := readKeys(write(t, "causal.json", `{"keys":[`+two+`,`+one+`]}`)); err != nil || len(k) != 2 || k[0].ID != "2" || len(k[0].Secret) != 32 {
+	if k, err := ReadKeys(write(t, "causal.json", `{"keys":[`+two+`,`+one+`]}`)); err != nil || len(k) != 2 || k[0].ID != "2" || len(k[0].Secret) != 32 {
 		t.Errorf("%v, %v", k, err)
 	}
 	for name, x := range map[string]struct{ text, want string }{
@@ -97,21 +139,21 @@ func TestReadKeys(t *testing.T) {
 		"typo":         {`{"key":[` + one + `]}`, "unknown field"},
 		"not JSON":     {`keys: 1`, "invalid character"},
 	} {
-		if _, err := readKeys(write(t, "causal.json", x.text)); err == nil || !strings.Contains(err.Error(), x.want) {
+		if _, err := ReadKeys(write(t, "causal.json", x.text)); err == nil || !strings.Contains(err.Error(), x.want) {
 			t.Errorf("%s: got %v, want %s", name, err, x.want)
 		}
 	}
-	if _, err := readKey(write(t, "claim.json", `{"keys":[`+two+`,`+one+`]}`)); err == nil || !strings.Contains(err.Error(), "cannot be rotated") {
+	if _, err := ReadKey(write(t, "claim.json", `{"keys":[`+two+`,`+one+`]}`)); err == nil || !strings.Contains(err.Error(), "cannot be rotated") {
 		t.Errorf("two claim keys: %v", err)
 	}
 	open := write(t, "causal.json", `{"keys":[`+one+`]}`)
 	if err := os.Chmod(open, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readKeys(open); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := ReadKeys(open); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("a file that others can read: %v", err)
 	}
-	if _, err := readKeys(filepath.Join(t.TempDir(), "none.json")); err == nil {
+	if _, err := ReadKeys(filepath.Join(t.TempDir(), "none.json")); err == nil {
 		t.Error("a missing file was read")
 	}
 }

@@ -1,4 +1,4 @@
-package app
+package service
 
 import (
 	"encoding/json"
@@ -9,26 +9,27 @@ import (
 	"antipode.example/platform/causal"
 )
 
-// keys are the secrets that are the same in every region.
-type keys struct {
-	causal, cursor []causal.Key // the first signs, all are accepted
-	// claim and idempotency make names out of values, so there can be but one of each.
-	claim, idempotency causal.Key
+// Keys are the secrets that every service has; they are the same in every region.
+type Keys struct {
+	// Causal are for causal tokens, Cursor for page tokens. The first signs, all are accepted.
+	Causal, Cursor []causal.Key
+	// Idempotency makes ids out of idempotency keys, so there can be but one.
+	Idempotency causal.Key
 }
 
-func loadKeys(c *Config) (keys, error) {
-	var k keys
-	var err [4]error
-	k.causal, err[0] = readKeys(c.keyFile("causal"))
-	k.cursor, err[1] = readKeys(c.keyFile("cursor"))
-	k.claim, err[2] = readKey(c.keyFile("claim"))
-	k.idempotency, err[3] = readKey(c.keyFile("idempotency"))
+func loadKeys(c *Config) (Keys, error) {
+	var k Keys
+	var err [3]error
+	k.Causal, err[0] = ReadKeys(c.KeyFile("causal"))
+	k.Cursor, err[1] = ReadKeys(c.KeyFile("cursor"))
+	k.Idempotency, err[2] = ReadKey(c.KeyFile("idempotency"))
 	return k, errors.Join(err[:]...)
 }
 
-// readKey reads a file of one key. A second one would make other names of the same values: two users with one address, a retry with a second effect.
-func readKey(file string) (causal.Key, error) {
-	all, err := readKeys(file)
+// ReadKey reads a file of one key, of those that make names out of values. A second one would make other names of the same values: two users with one address, a retry
+// with a second effect.
+func ReadKey(file string) (causal.Key, error) {
+	all, err := ReadKeys(file)
 	if err != nil {
 		return causal.Key{}, err
 	}
@@ -38,8 +39,8 @@ func readKey(file string) (causal.Key, error) {
 	return all[0], nil
 }
 
-// readKeys reads {"keys":[{"id":"1","secret":"<base64 of at least 32 bytes>"}]}.
-func readKeys(file string) ([]causal.Key, error) {
+// ReadKeys reads {"keys":[{"id":"1","secret":"<base64 of at least 32 bytes>"}]}, of which there is one at least. It refuses a file that others than its owner can read.
+func ReadKeys(file string) ([]causal.Key, error) {
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, fmt.Errorf("read keys: %w", err)

@@ -1,17 +1,10 @@
 package app
 
 import (
-	"log/slog"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
-
-	"go.opentelemetry.io/otel/metric/noop"
-
-	"antipode.example/platform/fault"
-	"antipode.example/platform/replicate"
 )
 
 // documentedMetrics are those that the operator's page names.
@@ -41,23 +34,5 @@ func checkMetrics(t *testing.T, shown func() string) {
 			text := shown()
 			return strings.Contains(text, "\n"+name+"{") || strings.Contains(text, "\n"+name+" ")
 		})
-	}
-}
-
-func TestClockGuard(t *testing.T) {
-	ahead := time.Minute
-	g, err := newClockGuard(t.Context(), slog.New(slog.DiscardHandler), noop.Meter{}, func() []replicate.PeerStatus {
-		clock := replicate.ClockOffset{Offset: ahead, At: time.Now()}
-		return []replicate.PeerStatus{{Region: "a", Clock: clock}, {Region: "b", Clock: clock}}
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.mayWrite(); fault.FromStatus(err).Kind != fault.Clock || !g.off.Load() {
-		t.Errorf("a minute off: %v", err)
-	}
-	ahead = 0
-	if err := g.mayWrite(); err != nil || g.off.Load() {
-		t.Errorf("right again: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package app
+package service
 
 import (
 	"context"
@@ -62,12 +62,12 @@ func (g *clockGuard) mayWrite() error {
 }
 
 // local is what this process tells the operator beside replication.
-func (a *App) local() replicate.Local {
+func (p *Process) local() replicate.Local {
 	var l replicate.Local
-	if f := (*fault.Error)(nil); errors.As(a.clockGuard.look(), &f) {
+	if f := (*fault.Error)(nil); errors.As(p.clockGuard.look(), &f) {
 		l.ClockRefusal = f.Message
 	}
-	for shard, c := range a.captures {
+	for shard, c := range p.captures {
 		if s := c.Status(); s.Leader && s.Node != "" && s.Bound == capture.BoundPrimary {
 			l.WithoutStandby = append(l.WithoutStandby, shard)
 		}

@@ -1,4 +1,4 @@
-package app
+package service
 
 import (
 	"context"
@@ -23,29 +23,42 @@ import (
 	"antipode.example/platform/telemetry"
 )
 
-// Main runs the command line of userd until it is done or ctx ends. Logs go to stderr, results to stdout.
-func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c := command(stderr) //nolint:contextcheck // cobra hands the context to the commands
+// Program is the command line of a service.
+type Program struct {
+	// Service is the service's name; the program is called so with a d at the end.
+	Service string
+	// Short says in a line what the service is.
+	Short string
+	// Define reads a configuration file (see Load), and defines the service by it.
+	Define func(file string) (Config, Definition, error)
+}
+
+// program is what the program of a service is called.
+func program(service string) string { return service + "d" }
+
+// Main runs a command line until it is done or ctx ends. Logs go to stderr, results to stdout.
+func (g Program) Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c := g.command(stderr) //nolint:contextcheck // cobra hands the context to the commands
 	c.SetArgs(args)
 	c.SetOut(stdout)
 	c.SetErr(stderr)
 	return c.ExecuteContext(ctx)
 }
 
-func command(stderr io.Writer) *cobra.Command {
+func (g Program) command(stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "userd",
-		Short:         "The user service: profiles of users, in every region",
+		Use:           program(g.Service),
+		Short:         g.Short,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	var file string
 	root.PersistentFlags().StringVar(&file, "config", "", "configuration file (YAML)")
-	open := func() (*App, error) {
+	open := func() (*Process, error) {
 		if file == "" {
 			return nil, errors.New("no configuration: say --config FILE")
 		}
-		cfg, err := Load(file)
+		cfg, definition, err := g.Define(file)
 		if err != nil {
 			return nil, err
 		}
@@ -54,28 +67,28 @@ func command(stderr io.Writer) *cobra.Command {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		cache.LogTo(log)
-		return New(cfg, log)
+		return New(cfg, definition, log)
 	}
 	root.AddCommand(serveCommand(open), migrateCommand(open), syncCommand(open), digestCommand(open))
 	return root
 }
 
-func serveCommand(open func() (*App, error)) *cobra.Command {
+func serveCommand(open func() (*Process, error)) *cobra.Command {
 	return &cobra.Command{
 		Use:   "serve",
 		Short: "Run the roles of the configuration until SIGTERM or SIGINT",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := open()
+			p, err := open()
 			if err != nil {
 				return err
 			}
-			return a.Run(cmd.Context())
+			return p.Run(cmd.Context())
 		},
 	}
 }
 
-func migrateCommand(open func() (*App, error)) *cobra.Command {
+func migrateCommand(open func() (*Process, error)) *cobra.Command {
 	return &cobra.Command{
 		Use:   "migrate",
 		Short: "Make and migrate the databases of all shards",
@@ -85,15 +98,15 @@ func migrateCommand(open func() (*App, error)) *cobra.Command {
 			"needs a majority of regions, and fetches what the others have before it serves.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := open()
+			p, err := open()
 			if err != nil {
 				return err
 			}
-			replica, err := a.migrate(cmd.Context())
+			replica, err := p.migrate(cmd.Context())
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d shards are up to date, and home to replica %s\n", len(a.cfg.Shards), replica)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d shards are up to date, and home to replica %s\n", len(p.cfg.Shards), replica)
 			return err
 		},
 	}
@@ -102,17 +115,17 @@ func migrateCommand(open func() (*App, error)) *cobra.Command {
 // quorumWait is how long migrate waits for a majority of regions when it needs one: all of them may be starting at the same time.
 const quorumWait = 30 * time.Second
 
-func (a *App) migrate(ctx context.Context) (causal.Replica, error) {
-	g, err := global.Open(a.cfg.GlobalEtcd)
+func (p *Process) migrate(ctx context.Context) (causal.Replica, error) {
+	g, err := global.Open(p.cfg.GlobalEtcd)
 	if err != nil {
 		return 0, err
 	}
 	defer g.Close() //nolint:errcheck // nothing is under way
-	numbers := replicas.New(g, a.cfg.Service)
+	numbers := replicas.New(g, p.cfg.Service)
 	over := time.NewTimer(quorumWait)
 	defer over.Stop()
 	for {
-		replica, err := store.Migrate(ctx, a.cfg.shards(), a.cfg.RegionNumber, numbers, a.log)
+		replica, err := store.Migrate(ctx, p.cfg.shards(), p.cfg.RegionNumber, numbers, p.log)
 		if f := (*fault.Error)(nil); err == nil || !errors.As(err, &f) || f.Kind != fault.NoQuorum {
 			return replica, err
 		}
@@ -127,47 +140,47 @@ func (a *App) migrate(ctx context.Context) (causal.Replica, error) {
 }
 
 // with runs f while the connections to the engines are open, and nothing else.
-func (a *App) with(ctx context.Context, f func(context.Context) error) error {
+func (p *Process) with(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var result error
-	parts := append([]lifecycle.Component{{Name: "telemetry", Start: a.startTelemetry, Stop: a.stopTelemetry}}, a.stores()...)
+	parts := append([]lifecycle.Component{p.telemeter()}, p.stores()...)
 	parts = append(parts, lifecycle.Component{Name: "command", Run: func(own context.Context) error {
 		result = f(own)
 		cancel() // the command is done: everything stops, this part first
 		<-own.Done()
 		return nil
 	}})
-	return errors.Join(lifecycle.Run(ctx, a.log, parts...), result)
+	return errors.Join(lifecycle.Run(ctx, p.log, parts...), result)
 }
 
-func syncCommand(open func() (*App, error)) *cobra.Command {
+func syncCommand(open func() (*Process, error)) *cobra.Command {
 	var peer string
 	c := &cobra.Command{
 		Use:   "sync",
 		Short: "Compare this region with others and fetch what is missing here",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := open()
+			p, err := open()
 			if err != nil {
 				return err
 			}
-			peers, err := a.peersNamed(peer)
+			peers, err := p.peersNamed(peer)
 			if err != nil {
 				return err
 			}
-			return a.with(cmd.Context(), func(ctx context.Context) error { return a.reconcile(ctx, peers, cmd.OutOrStdout()) })
+			return p.with(cmd.Context(), func(ctx context.Context) error { return p.reconcile(ctx, peers, cmd.OutOrStdout()) })
 		},
 	}
 	c.Flags().StringVar(&peer, "peer", "", "only this region")
 	return c
 }
 
-func (a *App) peersNamed(name string) ([]string, error) {
+func (p *Process) peersNamed(name string) ([]string, error) {
 	var all []string
-	for _, p := range a.cfg.Peers {
-		all = append(all, p.Region)
-		if p.Region == name {
+	for _, peer := range p.cfg.Peers {
+		all = append(all, peer.Region)
+		if peer.Region == name {
 			return []string{name}, nil
 		}
 	}
@@ -177,24 +190,24 @@ func (a *App) peersNamed(name string) ([]string, error) {
 	return all, nil
 }
 
-func (a *App) reconcile(ctx context.Context, peers []string, out io.Writer) error {
+func (p *Process) reconcile(ctx context.Context, peers []string, out io.Writer) error {
 	var errs []error
-	for _, p := range peers {
-		r, err := a.replicator.Reconcile(ctx, p)
+	for _, peer := range peers {
+		r, err := p.replicator.Reconcile(ctx, peer)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", p, err))
+			errs = append(errs, fmt.Errorf("%s: %w", peer, err))
 			continue
 		}
-		_, err = fmt.Fprintf(out, "%s: %d slots compared, %d differed, %d users fetched\n", p, r.Slots, r.Differing, r.Fetched)
+		_, err = fmt.Fprintf(out, "%s: %d slots compared, %d differed, %d users fetched\n", peer, r.Slots, r.Differing, r.Fetched)
 		errs = append(errs, err)
 		if len(r.Diverged) > 0 {
-			errs = append(errs, fmt.Errorf("%s: users with equal vectors and different states, which is a bug: %v", p, r.Diverged))
+			errs = append(errs, fmt.Errorf("%s: users with equal vectors and different states, which is a bug: %v", peer, r.Diverged))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func digestCommand(open func() (*App, error)) *cobra.Command {
+func digestCommand(open func() (*Process, error)) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "digest",
@@ -203,19 +216,19 @@ func digestCommand(open func() (*App, error)) *cobra.Command {
 			"is missing somewhere, `states` differs with equal vectors only when copies have diverged.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			a, err := open()
+			p, err := open()
 			if err != nil {
 				return err
 			}
-			return a.with(cmd.Context(), func(ctx context.Context) error { return a.digest(ctx, cmd.OutOrStdout(), asJSON) })
+			return p.with(cmd.Context(), func(ctx context.Context) error { return p.digest(ctx, cmd.OutOrStdout(), asJSON) })
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
 	return c
 }
 
-func (a *App) digest(ctx context.Context, out io.Writer, asJSON bool) error {
-	slots, err := a.store.SlotDigests(ctx, 0, id.Slots)
+func (p *Process) digest(ctx context.Context, out io.Writer, asJSON bool) error {
+	slots, err := p.store.SlotDigests(ctx, 0, id.Slots)
 	if err != nil {
 		return err
 	}

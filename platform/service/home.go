@@ -1,4 +1,4 @@
-package app
+package service
 
 import (
 	"context"
@@ -48,17 +48,17 @@ const (
 )
 
 // watchHome looks into the shards until ctx ends. It fails, and so ends the process, when another incarnation lives there: whoever restarts it makes it one of that.
-func (a *App) watchHome(ctx context.Context) error {
+func (p *Process) watchHome(ctx context.Context) error {
 	for {
-		h, err := a.lookHome(ctx)
+		h, err := p.lookHome(ctx)
 		switch {
-		case err == nil && h.Replica != a.store.Replica():
-			return fmt.Errorf("the region has come back as replica %s, and this process is of %s", h.Replica, a.store.Replica())
+		case err == nil && h.Replica != p.store.Replica():
+			return fmt.Errorf("the region has come back as replica %s, and this process is of %s", h.Replica, p.store.Replica())
 		case err == nil:
-			a.home.note(h)
+			p.home.note(h)
 		}
 		wait := lookAfter
-		if !a.home.synced.Load() {
+		if !p.home.synced.Load() {
 			wait = lookWhile
 		}
 		select {
@@ -69,19 +69,19 @@ func (a *App) watchHome(ctx context.Context) error {
 	}
 }
 
-func (a *App) lookHome(ctx context.Context) (store.Home, error) {
+func (p *Process) lookHome(ctx context.Context) (store.Home, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
-	return a.store.Home(ctx)
+	return p.store.Home(ctx)
 }
 
 // catchUp has a region that has forgotten fetch what the others have, in one of its processes.
-func (a *App) catchUp(ctx context.Context) error {
+func (p *Process) catchUp(ctx context.Context) error {
 	work, done := context.WithCancel(ctx)
 	defer done()
-	if h, err := a.lookHome(ctx); err != nil || !h.Synced {
-		a.leases.Hold(work, "catch-up", func(ctx context.Context, _ *lease.Held) error {
-			if err := a.replicator.CatchUp(ctx); err != nil {
+	if h, err := p.lookHome(ctx); err != nil || !h.Synced {
+		p.leases.Hold(work, "catch-up", func(ctx context.Context, _ *lease.Held) error {
+			if err := p.replicator.CatchUp(ctx); err != nil {
 				return err
 			}
 			done()
@@ -93,16 +93,16 @@ func (a *App) catchUp(ctx context.Context) error {
 }
 
 // checkSynced is the health check of a region that catches up.
-func (a *App) checkSynced(context.Context) error {
-	if !a.home.synced.Load() {
+func (p *Process) checkSynced(context.Context) error {
+	if !p.home.synced.Load() {
 		return errors.New("catching up: the region has forgotten something, and fetches what the other regions have")
 	}
 	return nil
 }
 
 // refuseUntilSynced answers nobody from a region that has forgotten something, for it would deny what its clients have seen.
-func (a *App) refuseUntilSynced(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if !a.home.synced.Load() && !strings.HasPrefix(info.FullMethod, "/grpc.health.") {
+func (p *Process) refuseUntilSynced(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if !p.home.synced.Load() && !strings.HasPrefix(info.FullMethod, "/grpc.health.") {
 		return nil, fault.New(fault.CatchingUp, "this region is fetching what it has missed from the other regions").After(time.Second)
 	}
 	return handler(ctx, req)
@@ -110,36 +110,36 @@ func (a *App) refuseUntilSynced(ctx context.Context, req any, info *grpc.UnarySe
 
 // checkCurrent refuses to start as an incarnation that is known to be over: databases that were restored while nobody ran migrate. It asks the nearest member of the
 // global store; when that does not answer, a process of a region that is cut off starts all the same.
-func (a *App) checkCurrent(ctx context.Context) error {
-	here := a.store.Replica()
-	last, err := replicas.New(a.global, a.cfg.Service).Nearby(ctx, here.Region())
+func (p *Process) checkCurrent(ctx context.Context) error {
+	here := p.store.Replica()
+	last, err := replicas.New(p.global, p.cfg.Service).Nearby(ctx, here.Region())
 	if err != nil {
-		a.log.WarnContext(ctx, "global store does not tell the last incarnation", slog.Any("error", err))
+		p.log.WarnContext(ctx, "global store does not tell the last incarnation", slog.Any("error", err))
 		return nil
 	}
 	if last > here.Incarnation() {
-		return fmt.Errorf("the databases are home to replica %s, which ended when %s began: run userd migrate", here, causal.NewReplica(here.Region(), last))
+		return fmt.Errorf("the databases are home to replica %s, which ended when %s began: run %s migrate", here, causal.NewReplica(here.Region(), last), program(p.cfg.Service))
 	}
 	return nil
 }
 
 // startHome looks once, and makes the replica visible to whoever watches: a new incarnation is a change of its value.
-func (a *App) startHome(ctx context.Context) error {
-	if err := a.checkCurrent(ctx); err != nil {
+func (p *Process) startHome(ctx context.Context) error {
+	if err := p.checkCurrent(ctx); err != nil {
 		return err
 	}
-	if h, err := a.lookHome(ctx); err == nil && h.Replica == a.store.Replica() {
-		a.home.note(h)
+	if h, err := p.lookHome(ctx); err == nil && h.Replica == p.store.Replica() {
+		p.home.note(h)
 	}
-	meter := a.telemetry.Meters.Meter("antipode")
+	meter := p.meter()
 	if err := observe(meter, "antipode.store.incarnation", "The incarnation of this region that this process belongs to.", func() int64 {
-		return int64(a.store.Replica().Incarnation())
+		return int64(p.store.Replica().Incarnation())
 	}); err != nil {
 		return err
 	}
-	a.log.InfoContext(ctx, "instance belongs to a replica", slog.String("replica", a.store.Replica().String()))
+	p.log.InfoContext(ctx, "instance belongs to a replica", slog.String("replica", p.store.Replica().String()))
 	return observe(meter, "antipode.store.catching_up", "1 while the region fetches what it has forgotten, and serves nobody.", func() int64 {
-		if a.home.synced.Load() {
+		if p.home.synced.Load() {
 			return 0
 		}
 		return 1

@@ -1,0 +1,185 @@
+// Package service is one process of a service: what stands around the rules of any service, so that each keeps only what is particular to it.
+//
+// It owns the configuration file, the command line (serve, migrate, sync, digest), the keys that all services have, the connections to the engines, the roles api, capture and
+// replicate, the admin and peer servers, and the order in which all of that starts and stops. A service fills in a Definition and a Program; see services/user/app.
+//
+// It guarantees that a process serves nobody before its region has what it may have forgotten, that it ends when another incarnation lives in the region's shards, that it
+// refuses writes while its clock can't be trusted (Parts.MayWrite, which the service has to ask), and that it stops in order: unready, lameduck, requests in flight, streams of other regions,
+// capture, pools, telemetry.
+//
+// Not here: signals, which are main's, and rules of any kind.
+package service
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel/metric"
+	"google.golang.org/grpc"
+
+	recordv1 "antipode.example/api/gen/antipode/record/v1"
+	"antipode.example/platform/cache"
+	"antipode.example/platform/capture"
+	"antipode.example/platform/causal"
+	"antipode.example/platform/global"
+	"antipode.example/platform/health"
+	"antipode.example/platform/hlc"
+	"antipode.example/platform/id"
+	"antipode.example/platform/kafka"
+	"antipode.example/platform/lease"
+	"antipode.example/platform/lifecycle"
+	"antipode.example/platform/record"
+	"antipode.example/platform/replicate"
+	"antipode.example/platform/shard"
+	"antipode.example/platform/store"
+	"antipode.example/platform/telemetry"
+)
+
+// Definition is what one service has of its own. What is nil is not there.
+type Definition struct {
+	// Registry knows the service's record types, and Projections what lists show of them, by type.
+	Registry    *record.Registry
+	Projections map[string]store.Projection
+	// MayRestore can refuse to restore a conflict, by a fault: for values that more than a record depends on.
+	MayRestore func(ctx context.Context, user id.ID, c *recordv1.Conflict) error
+
+	// What follows is for processes of the role api.
+
+	// GRPC are the full names of the gRPC services that clients may ask the health of.
+	GRPC []string
+	// Open makes the service's rules, once everything in Parts is open and before Background, Register and Gateway are used.
+	Open func(ctx context.Context, p *Parts) error
+	// Background is work of the service's own. It starts after Open, and stops after the last request.
+	Background []lifecycle.Component
+	// Register adds the service's implementations to the server for clients, and Gateway their routes to the REST front.
+	Register func(grpc.ServiceRegistrar)
+	Gateway  func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error
+	// OpenAPI is the document that the REST front publishes.
+	OpenAPI []byte
+	// Interceptors run before each handler, after those that all services have.
+	Interceptors []grpc.UnaryServerInterceptor
+}
+
+// Parts are what a service's rules are made from: what is open, and stays so until they have stopped.
+type Parts struct {
+	Config *Config
+	Log    *slog.Logger
+	Clock  hlc.Clock
+	Meter  metric.Meter
+	Keys   Keys
+	Store  *store.Store
+	Cache  *cache.Cache
+	// Leases divide work among the region's processes of this service.
+	Leases *lease.Leases
+	// Global is the global store.
+	Global *global.Store
+	// Events is this region's log.
+	Events *kafka.Cluster
+	// Replicator knows what other regions have; nil in a region without peers.
+	Replicator *replicate.Replicator
+	// Closed tells of which replicas no region will ever have more than is here.
+	Closed func(causal.Replica) bool
+	// MayWrite is to be asked before each write; its fault refuses the write.
+	MayWrite func() error
+}
+
+// Process is one process of a service, with the roles of its configuration. Run it once.
+type Process struct {
+	cfg        Config
+	definition Definition
+	log        *slog.Logger
+	clock      hlc.Clock
+	keys       Keys
+	reach      reach
+
+	home       home
+	telemetry  *telemetry.Telemetry
+	monitor    *health.Monitor
+	router     *shard.Router
+	store      *store.Store
+	redis      *redis.Client
+	cache      *cache.Cache
+	leases     *lease.Leases
+	events     *kafka.Cluster // this region's own log
+	replicator *replicate.Replicator
+	global     *global.Store
+	clockGuard *clockGuard
+	captures   map[string]*capture.Capture // by shard
+}
+
+// New makes a Process that has connected to nothing yet. It fails when keys are missing.
+func New(cfg Config, d Definition, log *slog.Logger) (*Process, error) {
+	p := &Process{
+		cfg: cfg, definition: d, log: log.With(slog.String("region", cfg.Region), slog.String("instance", cfg.Instance)), clock: hlc.System{},
+		captures: map[string]*capture.Capture{},
+	}
+	if cfg.ClockOffsetFile != "" {
+		p.clock = newOffsetClock(p.clock, cfg.ClockOffsetFile, p.log)
+	}
+	var err error
+	if p.keys, err = loadKeys(&cfg); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Run serves until ctx ends, and then stops: unready, lameduck, requests in flight, streams of other regions, capture, pools, telemetry.
+func (p *Process) Run(ctx context.Context) error {
+	parts := []lifecycle.Component{p.telemeter(), p.adminServer()}
+	parts = append(parts, p.stores()...)
+	parts = append(parts, lifecycle.Component{Name: "home", Start: p.startHome, Run: p.watchHome})
+	if p.cfg.has(RoleCapture) {
+		parts = append(parts, p.capture()...)
+	}
+	if p.cfg.has(RoleReplicate) {
+		parts = append(parts, p.replicate()...)
+	}
+	if p.cfg.has(RoleAPI) {
+		parts = append(parts, p.api()...)
+	}
+	parts = append(parts, lifecycle.Component{Name: "health", Run: func(ctx context.Context) error { return p.monitor.Run(ctx) }})
+	return lifecycle.Run(ctx, p.log, parts...)
+}
+
+func (p *Process) telemeter() lifecycle.Component {
+	return lifecycle.Component{
+		Name: "telemetry",
+		Start: func(ctx context.Context) (err error) {
+			p.telemetry, err = telemetry.New(ctx, telemetry.Config{Service: p.cfg.Service, Region: p.cfg.Region, Instance: p.cfg.Instance, Trace: p.cfg.Trace})
+			if err != nil {
+				return err
+			}
+			p.monitor = health.New(health.Config{
+				Log: p.log,
+				Checks: map[string]health.Check{
+					"shards":    func(ctx context.Context) error { return p.reach.check(ctx, p.router.Shards()) },
+					"caught up": p.checkSynced,
+				},
+				Services: p.definition.GRPC,
+			})
+			return nil
+		},
+		Stop: func(ctx context.Context) error { return p.telemetry.Close(ctx) },
+	}
+}
+
+// meter is for metrics of this process.
+func (p *Process) meter() metric.Meter { return p.telemetry.Meters.Meter("antipode") }
+
+// openRules hands the service what is open.
+func (p *Process) openRules(ctx context.Context) error {
+	parts := &Parts{
+		Config: &p.cfg, Log: p.log, Clock: p.clock, Meter: p.meter(), Keys: p.keys, Store: p.store, Cache: p.cache, Leases: p.leases, Global: p.global,
+		Events: p.events, Closed: p.home.isClosed, MayWrite: p.clockGuard.mayWrite,
+	}
+	if len(p.cfg.Peers) > 0 {
+		parts.Replicator = p.replicator
+	}
+	if err := p.definition.Open(ctx, parts); err != nil {
+		return fmt.Errorf("make the rules of the service: %w", err)
+	}
+	return nil
+}
