@@ -41,7 +41,7 @@ func (f *follower) apply(ctx context.Context, g group) (news int, err error) {
 			return news, err
 		}
 		f.metrics.retries.Add(ctx, 1, f.metrics.from(f.peer))
-		f.logger.WarnContext(ctx, "events of a region cannot be applied yet", "region", f.peer.Region, "partition", f.partition,
+		f.logger.WarnContext(ctx, "events of a region cannot be applied yet", "peer", f.peer.Region, "partition", f.partition,
 			"events", len(items), "error", err)
 		if !pause(ctx, wait) {
 			return news, ctx.Err()
@@ -85,7 +85,7 @@ func (f *follower) applyOnce(ctx context.Context, items []item, next int64) (sto
 	}
 	for _, ev := range done.Missing {
 		f.logger.DebugContext(ctx, "event waits for something that it builds on", "user_id", idText(ev.GetUserId()), "write", writeText(causal.DotOf(ev.GetDot())),
-			"region", f.peer.Region, "partition", f.partition)
+			"peer", f.peer.Region, "partition", f.partition)
 		f.want(ev)
 	}
 	return done, err

@@ -93,7 +93,7 @@ func (r *Replicator) compareUntilDone(ctx context.Context, p *peer, state *atomi
 			return
 		}
 		if err != nil && ctx.Err() == nil {
-			r.logger.WarnContext(ctx, "comparison with a region will be repeated", "region", p.Region, "reason", "catching up", "error", err)
+			r.logger.WarnContext(ctx, "comparison with a region will be repeated", "peer", p.Region, "reason", "catching up", "error", err)
 		}
 		if !pause(ctx, time.Second) {
 			return

@@ -107,7 +107,7 @@ func (r *Replicator) fetchFromAny(ctx context.Context, origin *peer, users map[i
 			list = append(list, user)
 		}
 		if _, err := r.fetch(ctx, p, list); err != nil && ctx.Err() == nil {
-			r.logger.WarnContext(ctx, "users cannot be fetched from a region", "region", p.Region, "users", len(list), "error", err)
+			r.logger.WarnContext(ctx, "users cannot be fetched from a region", "peer", p.Region, "users", len(list), "error", err)
 		}
 	}
 }
@@ -157,7 +157,7 @@ func (r *Replicator) fetch(ctx context.Context, p *peer, users []id.ID) (int, er
 		for _, user := range users[:min(len(users), named)] {
 			names = append(names, user.String())
 		}
-		r.logger.InfoContext(ctx, "users were fetched whole", "region", p.Region, "users", n, "first_user_ids", names)
+		r.logger.InfoContext(ctx, "users were fetched whole", "peer", p.Region, "users", n, "first_user_ids", names)
 	}
 	return n, err
 }
@@ -201,7 +201,7 @@ func (r *Replicator) merge(ctx context.Context, p *peer, states []*replicationv1
 			n += len(states)
 			break
 		}
-		r.logger.ErrorContext(ctx, "state of a user that a region sent cannot be merged", "region", p.Region, "error", err)
+		r.logger.ErrorContext(ctx, "state of a user that a region sent cannot be merged", "peer", p.Region, "error", err)
 		states = append(states[:bad:bad], states[bad+1:]...)
 	}
 	r.metrics.fetched.Add(ctx, int64(n), r.metrics.from(p))

@@ -51,14 +51,14 @@ func (f *follower) deadLetter(ctx context.Context, m kafka.Message, ev *replicat
 			if added {
 				f.metrics.deadLetters.Add(ctx, 1, f.metrics.from(f.peer))
 				f.logger.ErrorContext(ctx, "event is a dead letter", "letter", l.Name, "user_id", userText(l.User), "write", writeText(l.Write),
-					"region", f.peer.Region, "partition", f.partition, "offset", m.Offset, "error", why)
+					"peer", f.peer.Region, "partition", f.partition, "offset", m.Offset, "error", why)
 			}
 			if l.Write.N == 0 {
 				f.peer.suspect("dead letter") // nobody can say what it should have brought
 			}
 			return nil
 		}
-		f.logger.ErrorContext(ctx, "dead letter cannot be kept, so its partition waits", "letter", l.Name, "region", f.peer.Region,
+		f.logger.ErrorContext(ctx, "dead letter cannot be kept, so its partition waits", "letter", l.Name, "peer", f.peer.Region,
 			"partition", f.partition, "offset", m.Offset, "error", err)
 		if !pause(ctx, wait) {
 			return fmt.Errorf("keep a dead letter: %w", ctx.Err())
@@ -178,7 +178,7 @@ func (r *Replicator) settle(ctx context.Context, letters []store.Letter, how sto
 	for _, l := range letters {
 		r.metrics.settled.Add(ctx, 1)
 		r.logger.LogAttrs(ctx, levelOf(how), "dead letter is settled", slog.String("letter", l.Name), slog.String("reason", why), slog.String("user_id", userText(l.User)),
-			slog.String("write", writeText(l.Write)), slog.String("region", l.Region), slog.Int("partition", l.Partition), slog.Int64("offset", l.Offset))
+			slog.String("write", writeText(l.Write)), slog.String("peer", l.Region), slog.Int("partition", l.Partition), slog.Int64("offset", l.Offset))
 	}
 	return nil
 }

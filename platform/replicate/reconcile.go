@@ -164,7 +164,7 @@ func (r *Replicator) compareSlot(ctx context.Context, p *peer, slot uint16, out 
 
 func (r *Replicator) diverged(ctx context.Context, p *peer, user id.ID, v causal.Vector, out *Reconciled) {
 	r.metrics.diverged.Add(ctx, 1, r.metrics.from(p))
-	r.logger.ErrorContext(ctx, "copies of a user have diverged: equal vectors, different states", "region", p.Region, "user_id", user.String(), "vector", v.String())
+	r.logger.ErrorContext(ctx, "copies of a user have diverged: equal vectors, different states", "peer", p.Region, "user_id", user.String(), "vector", v.String())
 	if len(out.Diverged) < maxDiverged {
 		out.Diverged = append(out.Diverged, user)
 	}
@@ -175,7 +175,7 @@ func (r *Replicator) diverged(ctx context.Context, p *peer, user id.ID, v causal
 func (r *Replicator) forgot(ctx context.Context, p *peer, user id.ID, have, theirs uint64) {
 	r.metrics.forgot.Add(1)
 	r.metrics.forgotten.Add(ctx, 1, r.metrics.from(p))
-	r.logger.ErrorContext(ctx, "this region has forgotten writes of its own that another region has", "region", p.Region, "user_id", user.String(), "have", have, "region_has", theirs)
+	r.logger.ErrorContext(ctx, "this region has forgotten writes of its own that another region has", "peer", p.Region, "user_id", user.String(), "have", have, "region_has", theirs)
 }
 
 // reconcileOnDemand compares whenever the region is suspected to have something that did not come, and repeats until that has succeeded.
@@ -192,14 +192,14 @@ func (r *Replicator) reconcileOnDemand(ctx context.Context, p *peer) {
 			began := time.Now()
 			out, err := r.reconcile(ctx, p)
 			if err == nil {
-				r.logger.InfoContext(ctx, "compared with a region", "region", p.Region, "reason", why, "slots_differing", out.Differing,
+				r.logger.InfoContext(ctx, "compared with a region", "peer", p.Region, "reason", why, "slots_differing", out.Differing,
 					"users_fetched", out.Fetched, "users_diverged", len(out.Diverged), "took_ms", time.Since(began).Milliseconds())
 				break
 			}
 			if ctx.Err() != nil {
 				return
 			}
-			r.logger.WarnContext(ctx, "comparison with a region will be repeated", "region", p.Region, "reason", why, "error", err)
+			r.logger.WarnContext(ctx, "comparison with a region will be repeated", "peer", p.Region, "reason", why, "error", err)
 			if !pause(ctx, wait) {
 				return
 			}
@@ -223,7 +223,7 @@ func (r *Replicator) check(ctx context.Context, p *peer) {
 		case p.silentFor() > r.config.SilentAfter:
 			silent = true
 			if !was {
-				r.logger.WarnContext(ctx, "region is silent", "region", p.Region)
+				r.logger.WarnContext(ctx, "region is silent", "peer", p.Region)
 			}
 			if time.Since(exchanged) > r.config.ExchangeEvery {
 				exchanged = time.Now()
@@ -231,7 +231,7 @@ func (r *Replicator) check(ctx context.Context, p *peer) {
 			}
 		case was:
 			silent, exchanged = false, time.Time{}
-			r.logger.InfoContext(ctx, "region is heard again", "region", p.Region)
+			r.logger.InfoContext(ctx, "region is heard again", "peer", p.Region)
 			p.suspect("heard again")
 		}
 	}

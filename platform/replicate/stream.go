@@ -65,7 +65,7 @@ func (r *Replicator) stream(ctx context.Context, p *peer, partition int) {
 		if ctx.Err() != nil {
 			return
 		}
-		where := []any{"region", p.Region, "partition", partition, "error", err}
+		where := []any{"peer", p.Region, "partition", partition, "error", err}
 		var jump *kafka.JumpError
 		switch {
 		case errors.As(err, &jump) || errors.Is(err, errRemade):
@@ -268,11 +268,11 @@ func (f *follower) take(ctx context.Context, messages []kafka.Message) (n int, e
 	}
 	if g.next <= f.next && news > 0 {
 		f.logger.WarnContext(ctx, "log of a region has news below the position that was stored for it",
-			"region", f.peer.Region, "partition", f.partition, "events", news)
+			"peer", f.peer.Region, "partition", f.partition, "events", news)
 		f.jumped(ctx, f.peer, "news below the position")
 	}
 	if g.gap && g.next > f.next {
-		f.logger.WarnContext(ctx, "log of a region has a gap", "region", f.peer.Region, "partition", f.partition)
+		f.logger.WarnContext(ctx, "log of a region has a gap", "peer", f.peer.Region, "partition", f.partition)
 		f.jumped(ctx, f.peer, "gap")
 	}
 	for _, h := range g.heartbeats {

@@ -69,6 +69,7 @@ func TestFaultsThatAreNone(t *testing.T) {
 		"isolate":                        "want isolate REGION",
 		"loss us-east eu-west much":      "1% or 0.01",
 		"loss us-east eu-west 101%":      "0% to 100%",
+		"loss us-east eu-west 1":         "1% or 100%",
 		"loss us-east eu-west NaN":       "out of range",
 		"loss us-east eu-west 0%":        "no fault",
 		"delay us-east eu-west long":     "no duration",

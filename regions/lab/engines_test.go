@@ -380,7 +380,7 @@ func TestAStartAfterOneThatWasInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the service's role to use the database", func() error { // Patroni restarts a new standby, to give it the slots
-		out, err := psql(t, l, r.Topology.Node(0, 0).String(), "select 1")
+		out, err := psql(t, l, r.Topology.Node(0, 0), "user", "select 1")
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}

@@ -48,6 +48,9 @@ func ParseShare(s string) (float64, error) {
 	if isPercent {
 		share /= 100
 	}
+	if !isPercent && share == 1 {
+		return 0, fmt.Errorf("%s may mean 1%% or all of them: write 1%% or 100%%", s)
+	}
 	if !(share >= 0 && share <= 1) {
 		return 0, fmt.Errorf("%s is out of range: 0%% to 100%%", s)
 	}
