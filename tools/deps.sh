@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the distribution packages that Antipode needs and that are missing, and prints what it does.
+# Installs the distribution packages that Antipode needs and that are missing, and a pinned Patroni beside the distribution's, and prints what it does.
 #
 #   tools/deps.sh run    what `make up` needs
 #   tools/deps.sh test   that, and what `make test` and `make bench` need
@@ -9,7 +9,7 @@
 # A second run finds nothing to do and needs neither root nor a network.
 set -euo pipefail
 
-run=(postgresql patroni redis-server haproxy openjdk-17-jre-headless maven iproute2 make curl procps)
+run=(postgresql patroni python3-pip redis-server haproxy openjdk-17-jre-headless maven iproute2 make curl procps)
 test=(gcc libc6-dev)
 units=(postgresql redis-server haproxy patroni etcd)
 
@@ -31,26 +31,51 @@ have() {
 	esac
 }
 
+# Patroni of the version that deploy/patroni pins, in a directory of its own; the distribution's package brings what it imports.
+pins=$(dirname "$0")/../deploy/patroni/requirements.txt
+version=$(sed -n 's/^patroni==\([0-9.]*\).*/\1/p' "$pins")
+patroni=/usr/local/lib/antipode/patroni-$version
+
 missing=()
 for p in "${want[@]}"; do
 	have "$p" || missing+=("$p")
 done
+if [ ${#missing[@]} -eq 0 ] && [ -x "$patroni/run" ]; then
+	echo "deps: all ${#want[@]} packages and Patroni $version are installed"
+	exit 0
+fi
+
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+	if ! command -v sudo >/dev/null; then
+		echo "deps: root is needed to install ${missing[*]} and Patroni $version; run as root, or install sudo" >&2
+		exit 1
+	fi
+	sudo=(sudo)
+fi
+
+install_patroni() {
+	local new=$patroni.new
+	echo "deps: installing Patroni $version into $patroni"
+	"${sudo[@]}" rm -rf "$new" "$patroni"
+	"${sudo[@]}" mkdir -p "$new"
+	# The command of the distribution's Python, whose packages Patroni imports, whatever Python is first in the PATH.
+	"${sudo[@]}" /usr/bin/python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes \
+		--no-warn-script-location --target "$new" --requirement "$pins"
+	printf '#!/bin/sh\nPYTHONPATH=%s exec /usr/bin/python3 %s/bin/patroni "$@"\n' "$patroni" "$patroni" | "${sudo[@]}" tee "$new/run" >/dev/null
+	"${sudo[@]}" chmod 0755 "$new/run"
+	"${sudo[@]}" mv "$new" "$patroni"
+}
+
 if [ ${#missing[@]} -eq 0 ]; then
-	echo "deps: all ${#want[@]} packages are installed"
+	install_patroni
+	echo "deps: done"
 	exit 0
 fi
 
 if ! command -v apt-get >/dev/null; then
 	echo "deps: this is not a Debian-like system; install these by hand: ${missing[*]}" >&2
 	exit 1
-fi
-sudo=()
-if [ "$(id -u)" -ne 0 ]; then
-	if ! command -v sudo >/dev/null; then
-		echo "deps: root is needed to install ${missing[*]}; run as root, or install sudo" >&2
-		exit 1
-	fi
-	sudo=(sudo)
 fi
 
 echo "deps: installing ${missing[*]}"
@@ -79,4 +104,5 @@ if [ -d /run/systemd/system ]; then
 		"${sudo[@]}" systemctl disable --quiet "$u" 2>/dev/null || true
 	done
 fi
+[ -x "$patroni/run" ] || install_patroni
 echo "deps: done"

@@ -107,7 +107,7 @@ func (l *Lab) start(ctx context.Context) error {
 		return err
 	}
 	l.usage = newUsage()
-	l.spawn("looking at Patroni's version", l.warnOfSlowPatroni)
+	l.spawn("looking at Patroni's version", l.warnOfPatroni)
 	l.spawn("measuring", func(ctx context.Context) error { l.watch(ctx); return nil })
 
 	ctx, cancel := context.WithTimeoutCause(ctx, l.opts.StartTimeout, fmt.Errorf("not ready within %v", l.opts.StartTimeout))
@@ -215,28 +215,32 @@ func (l *Lab) openDoors() error {
 	return nil
 }
 
-// warnOfSlowPatroni says so when Patroni will not take over as fast as it is asked to.
-func (l *Lab) warnOfSlowPatroni(ctx context.Context) error {
+// warnOfPatroni says so when Patroni is of a version that does not keep what the lab promises.
+func (l *Lab) warnOfPatroni(ctx context.Context) error {
 	out, err := exec.CommandContext(ctx, l.site.Programs.Patroni, "--version").Output()
 	if err != nil {
 		return fmt.Errorf("asking Patroni for its version: %w", err)
 	}
-	if slowPatroni(string(out)) {
-		l.opts.tell(Event{
-			What:    strings.TrimSpace(string(out)) + " raises ttl to 20 s: a failover takes longer than with the 3.0 of Debian 12",
-			Warning: true,
-		})
+	version := strings.TrimSpace(string(out))
+	if weakness := patroniWeakness(version); weakness != "" {
+		l.opts.tell(Event{What: version + " " + weakness + ": tools/deps.sh run installs the one that is tested", Warning: true})
 	}
 	return nil
 }
 
-// slowPatroni says whether a version, as "patroni 3.0.2", is 3.2 or later.
-func slowPatroni(version string) bool {
+// patroniWeakness is what is wrong with a version, as "patroni 3.0.2"; empty for those from 3.1 to 3.2.
+func patroniWeakness(version string) string {
 	var major, minor int
 	if _, err := fmt.Sscanf(version, "patroni %d.%d", &major, &minor); err != nil {
-		return false
+		return ""
 	}
-	return major > 3 || major == 3 && minor >= 2
+	switch {
+	case major > 3 || major == 3 && minor >= 2:
+		return "raises ttl to 20 s, so a failover takes longer"
+	case major < 3 || minor < 1:
+		return "lets a primary that stood still take the lock back from the one that has taken over, which can lose what that has acknowledged"
+	}
+	return ""
 }
 
 // spawn runs a task until the lab is closed.

@@ -138,13 +138,21 @@ func findPrograms(o Options) (engine.Programs, []Problem) {
 			p.Services[service.Name] = own(service.Program)
 		}
 	}
-	p.Patroni, p.Redis, p.HAProxy = system("patroni"), system("redis-server"), system("haproxy")
+	if _, err := os.Stat(pinnedPatroni); err == nil {
+		p.Patroni = pinnedPatroni
+	} else {
+		p.Patroni = system("patroni")
+	}
+	p.Redis, p.HAProxy = system("redis-server"), system("haproxy")
 	system("java")
 	if p.PostgresBin = postgresBin(); p.PostgresBin == "" {
 		problems = append(problems, Problem{"PostgreSQL's server programs are not installed", "tools/deps.sh run"})
 	}
 	return p, problems
 }
+
+// pinnedPatroni is what tools/deps.sh installs, of the version in deploy/patroni/requirements.txt. Where it is not there, Patroni is the one of the PATH.
+const pinnedPatroni = "/usr/local/lib/antipode/patroni-3.1.2/run"
 
 // postgresBin finds the newest PostgreSQL of Debian's layout, or the one of the PATH.
 func postgresBin() string {
