@@ -37,8 +37,8 @@ var rules = []rule{
 	{
 		from:   []string{"platform/..."},
 		forbid: []string{"api/..."},
-		allow:  []string{"api/gen/antipode/record/...", "api/gen/antipode/replication/..."},
-		reason: "platform merges and replicates records of any type; a service's own messages reach it as values",
+		allow:  []string{"api/gen/antipode/auth/...", "api/gen/antipode/record/...", "api/gen/antipode/replication/..."},
+		reason: "platform merges and replicates records of any type, and reads of any RPC who may call it; a service's own messages reach it as values",
 		breaks: "platform/store imports api/gen/antipode/user/v1",
 	},
 	{

@@ -24,6 +24,7 @@
 package userv1
 
 import (
+	_ "antipode.example/api/gen/antipode/auth/v1"
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
@@ -705,7 +706,7 @@ var File_antipode_user_v1_user_proto protoreflect.FileDescriptor
 
 const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"\n" +
-	"\x1bantipode/user/v1/user.proto\x12\x10antipode.user.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x03\n" +
+	"\x1bantipode/user/v1/user.proto\x12\x10antipode.user.v1\x1a\x1dantipode/auth/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x03\n" +
 	"\x04User\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tB\x03\xe0A\x03R\x02id\x12&\n" +
 	"\n" +
@@ -753,19 +754,22 @@ const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tB\x03\xe0A\x02R\x02id\x12\x1b\n" +
 	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"8\n" +
 	"\x11LookupUserRequest\x12#\n" +
-	"\x05email\x18\x01 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x03\x18\xfe\x01R\x05email2\xeb\x05\n" +
-	"\vUserService\x12b\n" +
+	"\x05email\x18\x01 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x03\x18\xfe\x01R\x05email2\xd6\x06\n" +
+	"\vUserService\x12h\n" +
 	"\n" +
-	"CreateUser\x12#.antipode.user.v1.CreateUserRequest\x1a\x16.antipode.user.v1.User\"\x17\x82\xd3\xe4\x93\x02\x11:\x04user\"\t/v1/users\x12[\n" +
-	"\aGetUser\x12 .antipode.user.v1.GetUserRequest\x1a\x16.antipode.user.v1.User\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/users/{id}\x12|\n" +
-	"\rBatchGetUsers\x12&.antipode.user.v1.BatchGetUsersRequest\x1a'.antipode.user.v1.BatchGetUsersResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/users:batchGet\x12g\n" +
-	"\tListUsers\x12\".antipode.user.v1.ListUsersRequest\x1a#.antipode.user.v1.ListUsersResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/users\x12l\n" +
+	"CreateUser\x12#.antipode.user.v1.CreateUserRequest\x1a\x16.antipode.user.v1.User\"\x1d\xea\xb8\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x11:\x04user\"\t/v1/users\x12w\n" +
+	"\aGetUser\x12 .antipode.user.v1.GetUserRequest\x1a\x16.antipode.user.v1.User\"2\xea\xb8\x18\x18\x1a\x04\n" +
+	"\x02id \x01*\asession*\x05asset\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/users/{id}\x12\x92\x01\n" +
+	"\rBatchGetUsers\x12&.antipode.user.v1.BatchGetUsersRequest\x1a'.antipode.user.v1.BatchGetUsersResponse\"0\xea\xb8\x18\x12 \x01*\asession*\x05asset\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/users:batchGet\x12m\n" +
+	"\tListUsers\x12\".antipode.user.v1.ListUsersRequest\x1a#.antipode.user.v1.ListUsersResponse\"\x17\xea\xb8\x18\x02 \x01\x82\xd3\xe4\x93\x02\v\x12\t/v1/users\x12}\n" +
 	"\n" +
-	"UpdateUser\x12#.antipode.user.v1.UpdateUserRequest\x1a\x16.antipode.user.v1.User\"!\x82\xd3\xe4\x93\x02\x1b:\x04user2\x13/v1/users/{user.id}\x12a\n" +
+	"UpdateUser\x12#.antipode.user.v1.UpdateUserRequest\x1a\x16.antipode.user.v1.User\"2\xea\xb8\x18\r\x1a\t\n" +
+	"\auser.id \x01\x82\xd3\xe4\x93\x02\x1b:\x04user2\x13/v1/users/{user.id}\x12m\n" +
 	"\n" +
-	"DeleteUser\x12#.antipode.user.v1.DeleteUserRequest\x1a\x16.google.protobuf.Empty\"\x16\x82\xd3\xe4\x93\x02\x10*\x0e/v1/users/{id}\x12c\n" +
+	"DeleteUser\x12#.antipode.user.v1.DeleteUserRequest\x1a\x16.google.protobuf.Empty\"\"\xea\xb8\x18\b\x1a\x04\n" +
+	"\x02id \x01\x82\xd3\xe4\x93\x02\x10*\x0e/v1/users/{id}\x12r\n" +
 	"\n" +
-	"LookupUser\x12#.antipode.user.v1.LookupUserRequest\x1a\x16.antipode.user.v1.User\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/users:lookupB\xb5\x01\n" +
+	"LookupUser\x12#.antipode.user.v1.LookupUserRequest\x1a\x16.antipode.user.v1.User\"'\xea\xb8\x18\v \x01*\asession\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/users:lookupB\xb5\x01\n" +
 	"\x14com.antipode.user.v1B\tUserProtoP\x01Z0antipode.example/api/gen/antipode/user/v1;userv1\xa2\x02\x03AUX\xaa\x02\x10Antipode.User.V1\xca\x02\x10Antipode\\User\\V1\xe2\x02\x1cAntipode\\User\\V1\\GPBMetadata\xea\x02\x12Antipode::User::V1b\x06proto3"
 
 var (
