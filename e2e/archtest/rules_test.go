@@ -92,7 +92,7 @@ var rules = []rule{
 	},
 	{
 		from:   []string{"services/*"},
-		forbid: append([]string{"services/{name}/...", "platform/pg", "platform/kafka", "platform/rpc", "platform/gateway", "platform/replicate", "platform/capture"}, engines...),
+		forbid: append([]string{"services/{name}/...", "platform/pg", "platform/kafka", "platform/rpc", "platform/gateway", "platform/resource", "platform/service", "platform/replicate", "platform/capture"}, engines...),
 		reason: "the domain package states rules and the interfaces that it needs; adapters depend on it, never the other way round",
 		breaks: "services/user imports services/user/internal/rpc",
 	},

@@ -148,7 +148,12 @@ var table = []mutant{
 	},
 	{
 		name: "a read answers what is here, whatever its caller has seen", guarantee: "a client's own past is always there",
-		file: "services/user/read.go", old: "	if err != nil || c.Deleted || e.Vector.Dominates(seen.Vector) {", new: "	if err != nil || c.ID == user {",
+		file: "platform/copies/read.go", old: "	if err != nil || c.Deleted || e.Vector.Dominates(seen.Vector) {", new: "	if err != nil || c.Ref == ref {",
 		dir: "services/user/internal/rpc", test: "TestAPI",
+	},
+	{
+		name: "a record outlives its user", guarantee: "with a deleted user, all of the user's records are deleted",
+		file: "platform/copies/cache.go", old: "if other.ID == user && rec.GetDeleted() != nil {", new: "if other == k && rec.GetDeleted() != nil {",
+		dir: "platform/copies", test: "TestRecords",
 	},
 }

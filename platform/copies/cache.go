@@ -1,7 +1,3 @@
-// Package copies keeps a region's cache in step with its copies of users' records.
-//
-// The cache has one entry for each record: what it was at a version of its user. A write puts all records that it touched, an event of another region as well, and what capture
-// decodes puts them once more.
 package copies
 
 import (
@@ -21,14 +17,14 @@ import (
 	"antipode.example/platform/store"
 )
 
-// CacheKey is the key in the cache of one of a user's records.
-func CacheKey(user id.ID, k state.Key) string {
+// cacheKey is the key in the cache of one of a user's records.
+func cacheKey(user id.ID, k state.Key) string {
 	return user.String() + ":" + k.Type + ":" + k.ID.String()
 }
 
-// Entry is what the cache holds of a record at a version of its user; rec may be deleted, and is nil when there is none.
-func Entry(vector causal.Vector, stamp hlc.Stamp, rec *recordv1.Record) (cache.Entry, error) {
-	e := cache.Entry{Vector: vector, Stamp: stamp}
+// entry is what the cache holds of a record at a version of its user; rec may be deleted, and is nil when there is none.
+func entry(v Version, rec *recordv1.Record) (cache.Entry, error) {
+	e := cache.Entry{Vector: v.Vector, Stamp: v.Stamp}
 	if rec == nil {
 		return e, nil
 	}
@@ -45,12 +41,12 @@ func Entry(vector causal.Vector, stamp hlc.Stamp, rec *recordv1.Record) (cache.E
 func Put(ctx context.Context, c *cache.Cache, user id.ID, w store.Written) error {
 	var errs []error
 	for k, rec := range w.Records {
-		e, err := Entry(w.Vector, w.MaxStamp, rec)
+		e, err := entry(Version{w.Vector, w.MaxStamp}, rec)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", k, err))
 			continue
 		}
-		c.Put(ctx, CacheKey(user, k), e)
+		c.Put(ctx, cacheKey(user, k), e)
 	}
 	return errors.Join(errs...)
 }
@@ -64,12 +60,35 @@ func Refresh(ctx context.Context, c *cache.Cache, user id.ID, ev *replicationv1.
 		if err != nil {
 			continue // readers of the log send it to the dead letters
 		}
-		e, err := Entry(causal.VectorOf(ev.GetAfter()), hlc.Stamp(ev.GetMaxStamp()), rec)
+		e, err := entry(Version{causal.VectorOf(ev.GetAfter()), hlc.Stamp(ev.GetMaxStamp())}, rec)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", rec.GetType(), err))
 			continue
 		}
-		c.Refresh(ctx, CacheKey(user, state.Key{Type: rec.GetType(), ID: recordID}), e)
+		c.Refresh(ctx, cacheKey(user, state.Key{Type: rec.GetType(), ID: recordID}), e)
 	}
 	return errors.Join(errs...)
+}
+
+// copyOf reads a cache entry.
+func (r *Records[M]) copyOf(ref Ref, e cache.Entry) (Copy[M], error) {
+	v := Version{e.Vector, e.Stamp}
+	if e.Value == nil {
+		return Copy[M]{Ref: ref, Version: v}, nil
+	}
+	rec := &recordv1.Record{}
+	if err := proto.Unmarshal(e.Value, rec); err != nil {
+		return Copy[M]{}, fmt.Errorf("decode %s %s: %w", r.recordType, ref.ID, err)
+	}
+	return r.Copy(ref, v, rec)
+}
+
+// visible is what became of a record, given those that were read with it: with the user's grave among them, that.
+func visible(user id.ID, records map[state.Key]*recordv1.Record, k state.Key) *recordv1.Record {
+	for other, rec := range records {
+		if other.ID == user && rec.GetDeleted() != nil {
+			return rec
+		}
+	}
+	return records[k]
 }

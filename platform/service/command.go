@@ -38,7 +38,7 @@ func program(service string) string { return service + "d" }
 
 // Main runs a command line until it is done or ctx ends. Logs go to stderr, results to stdout.
 func (g Program) Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c := g.command(stderr) //nolint:contextcheck // cobra hands the context to the commands
+	c := g.command(stderr)
 	c.SetArgs(args)
 	c.SetOut(stdout)
 	c.SetErr(stderr)

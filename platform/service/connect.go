@@ -80,7 +80,7 @@ func (p *Process) openStore(ctx context.Context) error {
 
 func (p *Process) openCache(context.Context) error {
 	p.redis = cache.NewClient(p.cfg.Redis)
-	p.cache = cache.New(cache.Config{ //nolint:contextcheck // it ends by Close
+	p.cache = cache.New(cache.Config{
 		Service: p.cfg.Service, Replica: p.store.Replica(), Client: p.redis, Clock: p.clock, Log: p.log,
 	})
 	return p.cache.Measure(p.meter())
@@ -107,7 +107,7 @@ func (p *Process) openPeers(ctx context.Context) (err error) {
 	for _, peer := range p.cfg.Peers {
 		c.Peers = append(c.Peers, replicate.Peer{Region: peer.Region, Number: peer.RegionNumber, Brokers: peer.Kafka, Sync: peer.Sync})
 	}
-	if p.replicator, err = replicate.New(c); err != nil { //nolint:contextcheck // counters begin at 0, for nobody
+	if p.replicator, err = replicate.New(c); err != nil {
 		return err
 	}
 	p.clockGuard, err = newClockGuard(ctx, p.log, c.Meter, p.replicator.Peers)

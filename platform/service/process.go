@@ -4,7 +4,7 @@
 // replicate, the admin and peer servers, and the order in which all of that starts and stops. A service fills in a Definition and a Program; see services/user/app.
 //
 // It guarantees that a process serves nobody before its region has what it may have forgotten, that it ends when another incarnation lives in the region's shards, that it
-// refuses writes while its clock can't be trusted (Parts.MayWrite, which the service has to ask), and that it stops in order: unready, lameduck, requests in flight, streams of other regions,
+// refuses writes while its clock can't be trusted, and that it stops in order: unready, lameduck, requests in flight, streams of other regions,
 // capture, pools, telemetry.
 //
 // Not here: signals, which are main's, and rules of any kind.
@@ -23,7 +23,7 @@ import (
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	"antipode.example/platform/cache"
 	"antipode.example/platform/capture"
-	"antipode.example/platform/causal"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/global"
 	"antipode.example/platform/health"
 	"antipode.example/platform/hlc"
@@ -70,20 +70,15 @@ type Parts struct {
 	Clock  hlc.Clock
 	Meter  metric.Meter
 	Keys   Keys
+	// Copies are how the service reads and writes. They refuse writes while the clock can't be trusted.
+	Copies copies.Config
 	Store  *store.Store
-	Cache  *cache.Cache
 	// Leases divide work among the region's processes of this service.
 	Leases *lease.Leases
 	// Global is the global store.
 	Global *global.Store
-	// Events is this region's log.
-	Events *kafka.Cluster
 	// Replicator knows what other regions have; nil in a region without peers.
 	Replicator *replicate.Replicator
-	// Closed tells of which replicas no region will ever have more than is here.
-	Closed func(causal.Replica) bool
-	// MayWrite is to be asked before each write; its fault refuses the write.
-	MayWrite func() error
 }
 
 // Process is one process of a service, with the roles of its configuration. Run it once.
@@ -172,11 +167,13 @@ func (p *Process) meter() metric.Meter { return p.telemetry.Meters.Meter("antipo
 // openRules hands the service what is open.
 func (p *Process) openRules(ctx context.Context) error {
 	parts := &Parts{
-		Config: &p.cfg, Log: p.log, Clock: p.clock, Meter: p.meter(), Keys: p.keys, Store: p.store, Cache: p.cache, Leases: p.leases, Global: p.global,
-		Events: p.events, Closed: p.home.isClosed, MayWrite: p.clockGuard.mayWrite,
+		Config: &p.cfg, Log: p.log, Clock: p.clock, Meter: p.meter(), Keys: p.keys, Store: p.store, Leases: p.leases, Global: p.global,
+		Copies: copies.Config{
+			Region: p.cfg.Region, Store: p.store, Cache: p.cache, Registry: p.definition.Registry, Closed: p.home.isClosed, MayWrite: p.clockGuard.mayWrite,
+		},
 	}
 	if len(p.cfg.Peers) > 0 {
-		parts.Replicator = p.replicator
+		parts.Replicator, parts.Copies.Remote = p.replicator, p.replicator
 	}
 	if err := p.definition.Open(ctx, parts); err != nil {
 		return fmt.Errorf("make the rules of the service: %w", err)

@@ -76,7 +76,7 @@ func (p *Process) capture() []lifecycle.Component {
 		parts = append(parts, lifecycle.Component{
 			Name: "capture " + s.Name,
 			Start: func(context.Context) (err error) {
-				c, err = capture.New(capture.Config{ //nolint:contextcheck // counters begin at 0, for nobody
+				c, err = capture.New(capture.Config{
 					Service: p.cfg.Service, Shard: s.Name, Database: p.cfg.shards().Primary(i), Publisher: p.events.Producer(p.cfg.topic()),
 					OnEvents: p.repeat, Leases: p.leases, Logger: p.log, Meter: p.meter(),
 				})
@@ -121,7 +121,7 @@ func (p *Process) replicate() []lifecycle.Component {
 		{
 			Name: "peer server",
 			Start: func(ctx context.Context) (err error) {
-				server, err = rpc.NewServer(rpc.Config{ //nolint:contextcheck // each request has its own context
+				server, err = rpc.NewServer(rpc.Config{
 					Log: p.log, Meter: p.meter(), Tracer: p.telemetry.Traces, MaxMessageBytes: replicate.MaxMessageBytes,
 				})
 				if err != nil {
@@ -165,7 +165,7 @@ func (p *Process) front(ctx context.Context) (*gateway.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("causal tokens: %w", err)
 	}
-	server, err := rpc.NewServer(rpc.Config{ //nolint:contextcheck // each request has its own context
+	server, err := rpc.NewServer(rpc.Config{
 		Log: p.log, Sealer: sealer, Meter: p.meter(), Tracer: p.telemetry.Traces,
 		Interceptors: append([]grpc.UnaryServerInterceptor{p.refuseUntilSynced}, p.definition.Interceptors...),
 	})

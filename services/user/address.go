@@ -7,6 +7,7 @@ import (
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/claims"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/record"
@@ -29,21 +30,24 @@ const (
 // So an address that is shown is claimed, and a confirmed claim is named by its user's record: as the address, or as the pending one until the change is done or another
 // takes its place. What a change leaves that stopped half-way harms nobody, and the former address's claim is free once no region's record names it: both are the
 // business of SweepClaims.
-func (s *Service) updateAddress(ctx context.Context, c Change, seen Seen) (Result, error) {
+func (s *Service) updateAddress(ctx context.Context, c Change, seen copies.Seen) (Result, error) {
 	canonical, err := CanonicalEmail(c.Patch.GetEmail(), "user.email")
 	if err != nil {
 		return Result{}, err
 	}
-	if err := s.mayWrite(); err != nil {
+	if err := s.users.MayWrite(); err != nil {
 		return Result{}, err
 	}
 	claim := s.c.Claims.EmailKey(canonical)
 	if _, err := s.c.Claims.Reserve(ctx, claim, c.User, id.ID{}); err != nil {
 		return Result{}, takenOr(err)
 	}
-	first, err := s.change(ctx, c.User, c.Etag, false, seen, func(d *state.Draft, rec *userv1.UserRecord) error {
-		rec.PendingEmail = c.Patch.GetEmail()
-		return d.Put(key(c.User), rec, pendingField)
+	first, err := s.users.Change(ctx, copies.Change[*userv1.UserRecord]{
+		Ref: copies.Own(c.User), Etag: c.Etag, Seen: seen,
+		Do: func(d *state.Draft, rec *userv1.UserRecord) error {
+			rec.PendingEmail = c.Patch.GetEmail()
+			return d.Put(key(c.User), rec, pendingField)
+		},
 	})
 	if err != nil {
 		return Result{}, err // the reservation's lease frees the address
@@ -51,15 +55,18 @@ func (s *Service) updateAddress(ctx context.Context, c Change, seen Seen) (Resul
 	if err := s.confirm(ctx, claim, c.User, id.ID{}); err != nil {
 		return Result{}, takenOr(err)
 	}
-	last, err := s.change(ctx, c.User, "", c.Remote, seen, func(d *state.Draft, rec *userv1.UserRecord) error {
-		if rec.GetPendingEmail() != c.Patch.GetEmail() || c.Etag != "" && record.Etag(d.Record(key(c.User))) != first.Etag {
-			return fault.New(fault.EtagMismatch, "the user has changed: read it again, and decide again")
-		}
-		if err := copyPaths(d, rec, c); err != nil {
-			return err
-		}
-		rec.PendingEmail = ""
-		return d.Put(key(c.User), rec, append(slices.Clone(c.Paths), pendingField)...)
+	last, err := s.users.Change(ctx, copies.Change[*userv1.UserRecord]{
+		Ref: copies.Own(c.User), Remote: c.Remote, Seen: seen,
+		Do: func(d *state.Draft, rec *userv1.UserRecord) error {
+			if rec.GetPendingEmail() != c.Patch.GetEmail() || c.Etag != "" && record.Etag(d.Record(key(c.User))) != first.Etag {
+				return s.users.Changed()
+			}
+			if err := copyPaths(d, rec, c); err != nil {
+				return err
+			}
+			rec.PendingEmail = ""
+			return d.Put(key(c.User), rec, append(slices.Clone(c.Paths), pendingField)...)
+		},
 	})
 	last.Unmet = last.Unmet || first.Unmet
 	return last, err

@@ -13,6 +13,7 @@ import (
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/claims"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/state"
@@ -48,17 +49,17 @@ type signUp struct {
 	mark        id.ID  // zero without a key
 	fingerprint []byte // nil without a key
 	record      *userv1.UserRecord
-	seen        Seen
+	seen        copies.Seen
 }
 
 // Create signs a user up. With a key that came before, it answers the user that was created then, as it is now. Errors: invalid (the address);
 // already_exists; key_reused; not_found, when the user of this key was deleted; no_quorum; unknown_outcome, after which the same key brings certainty.
-func (s *Service) Create(ctx context.Context, c Creation, seen SeenFunc) (Result, error) {
+func (s *Service) Create(ctx context.Context, c Creation, seen copies.SeenFunc) (Result, error) {
 	canonical, err := CanonicalEmail(c.Record.GetEmail(), "user.email")
 	if err != nil {
 		return Result{}, err
 	}
-	if err := s.mayWrite(); err != nil {
+	if err := s.users.MayWrite(); err != nil {
 		return Result{}, err
 	}
 	n, err := s.begin(canonical, c)
@@ -66,7 +67,7 @@ func (s *Service) Create(ctx context.Context, c Creation, seen SeenFunc) (Result
 		return Result{}, err
 	}
 	n.seen = seen(n.user)
-	met, err := s.meet(ctx, n.user, n.seen)
+	met, err := s.users.Meet(ctx, copies.Own(n.user), n.seen)
 	if err != nil {
 		return Result{}, err
 	}
@@ -79,7 +80,7 @@ func (s *Service) Create(ctx context.Context, c Creation, seen SeenFunc) (Result
 			return Result{}, err
 		}
 	}
-	return s.finish(ctx, *done, c.Remote, !met), nil
+	return s.users.Finish(ctx, *done, c.Remote, !met), nil
 }
 
 func (s *Service) begin(canonical string, c Creation) (*signUp, error) {
@@ -112,22 +113,20 @@ func (n *signUp) resume(ctx context.Context) (*Copy, error) {
 	if n.fingerprint == nil {
 		return nil, nil
 	}
-	u, err := n.s.c.Store.Read(ctx, store.Primary, n.user, key(n.user))
+	u, err := n.s.c.Copies.Store.Read(ctx, store.Primary, n.user, key(n.user))
 	if err != nil {
 		return nil, err
 	}
-	c := &Copy{ID: n.user, Vector: u.Vector, Stamp: u.MaxStamp}
-	rec := u.Records[key(n.user)]
-	if err := n.s.fill(c, rec); err != nil {
-		return nil, err
-	}
+	c, err := n.s.users.Copy(copies.Own(n.user), copies.Version{Vector: u.Vector, Stamp: u.MaxStamp}, u.Records[key(n.user)])
 	switch {
+	case err != nil:
+		return nil, err
 	case c.Deleted:
-		return nil, errNotFound(n.user)
-	case c.Record == nil: // nothing, or PENDING
+		return nil, n.s.users.NotFound(n.user)
+	case !c.Found: // nothing, or PENDING
 		return nil, nil
 	default:
-		return c, nil
+		return &c, nil
 	}
 }
 
@@ -151,9 +150,9 @@ func (n *signUp) run(ctx context.Context) (*Copy, error) {
 	if err != nil {
 		return nil, unknown(err)
 	}
-	c, err := n.s.wrote(ctx, n.user, w)
-	if err == nil && c.Record == nil { // deleted in the meantime, by another try's caller or by the sweeper
-		err = errNotFound(n.user)
+	c, err := n.s.users.Wrote(ctx, copies.Own(n.user), w)
+	if err == nil && !c.Found { // deleted in the meantime, by another try's caller or by the sweeper
+		err = n.s.users.NotFound(n.user)
 	}
 	return &c, err
 }
@@ -164,8 +163,11 @@ func unknown(err error) error {
 }
 
 func (n *signUp) write(ctx context.Context, change func(*state.Draft) error, keyed bool) (store.Written, error) {
-	return n.s.c.Store.Write(ctx, store.WriteRequest{User: n.user, Keys: []state.Key{key(n.user)}, Seen: n.seen.HLC, Keyed: keyed, Change: change})
+	return n.s.c.Copies.Store.Write(ctx, store.WriteRequest{User: n.user, Keys: []state.Key{key(n.user)}, Seen: n.seen.HLC, Keyed: keyed, Change: change})
 }
+
+// repeatAfter is between the tries of a write on a shard that fails over.
+const repeatAfter = 200 * time.Millisecond
 
 // insist repeats a write, which may be repeated, while a shard fails over.
 func (n *signUp) insist(ctx context.Context, change func(*state.Draft) error) (store.Written, error) {
@@ -177,27 +179,27 @@ func (n *signUp) insist(ctx context.Context, change func(*state.Draft) error) (s
 		select {
 		case <-ctx.Done():
 			return store.Written{}, err
-		case <-time.After(pollCache * pollStore):
+		case <-time.After(repeatAfter):
 		}
 	}
 }
 
 // pending creates the user, unless another try has.
 func (n *signUp) pending(d *state.Draft) error {
-	_, there, err := draft(d, n.user)
+	_, there, err := n.s.users.Draft(d, n.user)
 	if err != nil || there {
 		return err
 	}
 	now := timestamppb.New(d.Now().Truncate(time.Millisecond))
 	rec := proto.CloneOf(n.record)
-	rec.Status, rec.OriginRegion = userv1.UserRecord_STATUS_PENDING, n.s.c.Region
+	rec.Status, rec.OriginRegion = userv1.UserRecord_STATUS_PENDING, n.s.c.Copies.Region
 	rec.CreateTime, rec.UpdateTime, rec.RequestFingerprint = now, now, n.fingerprint
 	return d.Put(key(n.user), rec)
 }
 
 // activate lets the user be served.
 func (n *signUp) activate(d *state.Draft) error {
-	rec, there, err := draft(d, n.user)
+	rec, there, err := n.s.users.Draft(d, n.user)
 	if err != nil || !there || served(rec) {
 		return err
 	}
@@ -207,7 +209,7 @@ func (n *signUp) activate(d *state.Draft) error {
 
 // bury deletes a user whose address went to another.
 func (n *signUp) bury(d *state.Draft) error {
-	rec, there, err := draft(d, n.user)
+	rec, there, err := n.s.users.Draft(d, n.user)
 	if err != nil || !there || served(rec) {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/claims"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/id"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
@@ -32,13 +33,13 @@ func (s *Service) SweepPending(ctx context.Context) (Swept, error) {
 	var after time.Time
 	var afterID id.ID
 	for {
-		page, err := s.c.Store.Hidden(ctx, RecordType, s.c.Clock.Now().Add(-PendingAge), after, afterID, sweepPage)
+		page, err := s.c.Lists.Hidden(ctx, RecordType, s.c.Clock.Now().Add(-PendingAge), after, afterID, sweepPage)
 		if err != nil {
 			return done, fmt.Errorf("list the users left pending: %w", err)
 		}
 		for _, l := range page {
 			after, afterID = l.CreateTime, l.User
-			m, err := s.c.Registry.Decode(l.Record)
+			m, err := s.c.Copies.Registry.Decode(l.Record)
 			if err != nil {
 				return done, fmt.Errorf("decode user %s: %w", l.User, err)
 			}
@@ -73,7 +74,7 @@ func (s *Service) sweepUser(ctx context.Context, user id.ID, rec *userv1.UserRec
 		err = n.conclude(ctx, n.bury, &done.Buried)
 	case confirmed && keyed:
 		err = n.conclude(ctx, n.activate, &done.Activated)
-	case !keyed && rec.GetOriginRegion() == s.c.Region:
+	case !keyed && rec.GetOriginRegion() == s.c.Copies.Region:
 		// First the user, then the claim: whoever confirms it in between finds no user to serve.
 		if err = n.conclude(ctx, n.bury, &done.Buried); err == nil {
 			err = s.c.Claims.Release(ctx, n.claim, user)
@@ -86,7 +87,7 @@ func (s *Service) sweepUser(ctx context.Context, user id.ID, rec *userv1.UserRec
 func (n *signUp) conclude(ctx context.Context, change func(*state.Draft) error, noted *[]id.ID) error {
 	var left bool
 	w, err := n.write(ctx, func(d *state.Draft) error {
-		rec, there, err := draft(d, n.user)
+		rec, there, err := n.s.users.Draft(d, n.user)
 		if left = err == nil && there && !served(rec); !left {
 			return err
 		}
@@ -96,7 +97,7 @@ func (n *signUp) conclude(ctx context.Context, change func(*state.Draft) error, 
 		return err
 	}
 	*noted = append(*noted, n.user)
-	_, err = n.s.wrote(ctx, n.user, w)
+	_, err = n.s.users.Wrote(ctx, copies.Own(n.user), w)
 	return err
 }
 
@@ -140,12 +141,12 @@ func (s *Service) SweepClaims(ctx context.Context) (Swept, error) {
 
 // unnamed reports whether all regions agree on a copy of the claim's user that does not name its address.
 func (s *Service) unnamed(ctx context.Context, held claims.Held) (bool, error) {
-	u, err := s.c.Store.Read(ctx, store.Primary, held.User, key(held.User))
+	u, err := s.c.Copies.Store.Read(ctx, store.Primary, held.User, key(held.User))
 	if err != nil {
 		return false, err
 	}
 	if rec := u.Records[key(held.User)]; rec != nil && rec.GetDeleted() == nil {
-		m, err := s.c.Registry.Decode(rec)
+		m, err := s.c.Copies.Registry.Decode(rec)
 		if err != nil {
 			return false, fmt.Errorf("decode the record: %w", err)
 		}

@@ -77,8 +77,7 @@ func (a *app) open(_ context.Context, p *service.Parts) error {
 		return err
 	}
 	c := user.Config{
-		Region: p.Config.Region, Store: p.Store, Cache: p.Cache, Claims: addresses, Registry: a.registry, Idempotency: p.Keys.Idempotency,
-		Clock: p.Clock, Random: rand.Reader, Closed: p.Closed, MayWrite: p.MayWrite,
+		Copies: p.Copies, Lists: p.Store, Claims: addresses, Idempotency: p.Keys.Idempotency, Clock: p.Clock, Random: rand.Reader,
 	}
 	if p.Replicator != nil {
 		c.Remote = p.Replicator

@@ -28,6 +28,7 @@ import (
 	"antipode.example/platform/cache/redistest"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/claims"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/gateway"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
@@ -138,7 +139,7 @@ func newBenchFixture(b *testing.B) *benchFixture {
 	f.cache = cache.New(cache.Config{Service: user.ServiceName, Replica: st.Replica(), Client: f.redis, Log: f.log})
 	b.Cleanup(f.cache.Close)
 	f.users = user.New(user.Config{
-		Region: "us-east", Store: st, Cache: f.cache, Claims: granted{}, Registry: registry,
+		Copies: copies.Config{Region: "us-east", Store: st, Cache: f.cache, Registry: registry}, Lists: st, Claims: granted{},
 		Idempotency: testKey("i"), Clock: hlc.System{}, Random: rand.Reader,
 	})
 	f.sealer = mustBe(causal.NewSealer(testKey("t")))(b)

@@ -98,7 +98,7 @@ func (f *fixture) testCausalReads(t *testing.T) {
 		if a.status != http.StatusConflict || !strings.Contains(a.body, "2.1:1 (here: 0)") || !strings.Contains(a.body, "us-east") {
 			t.Errorf("%d %s", a.status, a.body)
 		}
-		if waited := time.Since(begin); waited < user.Patience {
+		if waited := time.Since(begin); waited < copies.Patience {
 			t.Errorf("gave up after %v", waited)
 		}
 		if a.token() == "" {
@@ -124,7 +124,7 @@ func (f *fixture) testCausalReads(t *testing.T) {
 	t.Run("answers before the caller's deadline", func(t *testing.T) {
 		u, _ := parse(t, f.create(t, ""))
 		_, token := f.elsewhere(t, u, named("new"))
-		ctx, cancel := context.WithTimeout(with(t.Context(), rpc.HeaderToken, token), user.Patience-100*time.Millisecond)
+		ctx, cancel := context.WithTimeout(with(t.Context(), rpc.HeaderToken, token), copies.Patience-100*time.Millisecond)
 		defer cancel()
 		if _, err := f.client.GetUser(ctx, &userv1.GetUserRequest{Id: u.String()}); status.Code(err) != codes.FailedPrecondition {
 			t.Errorf("got %v, want token_ahead", err)
@@ -202,7 +202,7 @@ func (f *fixture) testCausalWrites(t *testing.T) {
 	}
 	begin := time.Now()
 	quick := f.ok(t, http.MethodPatch, path, `{"lastName":"Jonas"}`, rpc.HeaderToken, token, rpc.HeaderRead, "stale-ok")
-	if quick.header.Get(rpc.HeaderCausal) != "unmet" || time.Since(begin) > user.Patience {
+	if quick.header.Get(rpc.HeaderCausal) != "unmet" || time.Since(begin) > copies.Patience {
 		t.Errorf("%v after %v", quick.header, time.Since(begin))
 	}
 	f.arrive(t, ev)

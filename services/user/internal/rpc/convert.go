@@ -1,7 +1,10 @@
 package rpc
 
 import (
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
 	userv1 "antipode.example/api/gen/antipode/user/v1"
+	"antipode.example/platform/resource"
 	"antipode.example/services/user"
 )
 
@@ -24,6 +27,16 @@ func recordOf(m *userv1.User) *userv1.UserRecord {
 		}
 	}
 	return rec
+}
+
+// changes are the record's fields that an update writes. A user always has an address, so "all" can't mean to clear it.
+func changes(mask *fieldmaskpb.FieldMask, patch *userv1.UserRecord) ([]string, error) {
+	m := resource.Mask{
+		A: aUser, Message: &userv1.User{},
+		Changeable: []string{"first_name", "last_name", "display_name", "email", "address", "phone_numbers"},
+		Required:   []string{"email"},
+	}
+	return m.Paths(mask, patch)
 }
 
 // message is a copy as callers see it. The address is always there, so that every user has the same shape in JSON.

@@ -27,6 +27,7 @@ import (
 	"antipode.example/platform/causal"
 	"antipode.example/platform/claims"
 	"antipode.example/platform/claims/etcdtest"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/gateway"
 	"antipode.example/platform/global"
 	"antipode.example/platform/hlc"
@@ -205,8 +206,11 @@ func startRegion(t *testing.T, number uint16, name string, etcd []string) *fixtu
 	t.Cleanup(func() { _ = f.global.Close() })
 	f.claims = &flaky{Claims: must(claims.New(f.global, testKey("c")))(t)}
 	f.users = user.New(user.Config{
-		Region: name, Store: f.store, Cache: f.cache, Claims: f.claims, Registry: registry, Remote: f.remote,
-		Idempotency: testKey("i"), Clock: f.clock, Random: rand.Reader, Closed: func(r causal.Replica) bool { return r == closed },
+		Copies: copies.Config{
+			Region: name, Store: f.store, Cache: f.cache, Registry: registry, Remote: f.remote,
+			Closed: func(r causal.Replica) bool { return r == closed },
+		},
+		Lists: f.store, Claims: f.claims, Remote: f.remote, Idempotency: testKey("i"), Clock: f.clock, Random: rand.Reader,
 	})
 	f.sealer = must(causal.NewSealer(testKey("t")))(t)
 	f.serve(t, log)

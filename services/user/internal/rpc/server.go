@@ -1,20 +1,19 @@
-// Package rpc is the user service's API: it turns messages into calls of package user and copies back into messages. It knows what a request
-// may name (masks, cursors, ids) and what travels beside it; the rules are package user's.
+// Package rpc is the user service's API: it turns messages into calls of package user and copies back into messages. What all APIs
+// have in common is package resource's, the rules are package user's.
 package rpc
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"time"
 
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/causal"
+	"antipode.example/platform/copies"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/hlc"
-	"antipode.example/platform/id"
+	"antipode.example/platform/resource"
 	"antipode.example/platform/rpc"
 	"antipode.example/services/user"
 )
@@ -29,26 +28,22 @@ const (
 type Server struct {
 	userv1.UnimplementedUserServiceServer
 	users   *user.Service
-	cursors cursors
+	cursors resource.Cursors
 }
 
 // NewServer makes a Server. Page tokens are signed with the first key and accepted with any.
 func NewServer(users *user.Service, clock hlc.Clock, cursorKeys ...causal.Key) (*Server, error) {
-	if len(cursorKeys) == 0 {
-		return nil, fmt.Errorf("no key for page tokens")
+	cursors, err := resource.NewCursors(clock, cursorKeys...)
+	if err != nil {
+		return nil, err
 	}
-	for _, k := range cursorKeys {
-		if k.ID == "" || len(k.ID) > 255 || len(k.Secret) < 32 {
-			return nil, fmt.Errorf("page token key %q: the name needs 1 to 255 bytes, the secret at least 32", k.ID)
-		}
-	}
-	return &Server{users: users, cursors: cursors{clock, cursorKeys}}, nil
+	return &Server{users: users, cursors: cursors}, nil
 }
 
 // CreateUser is described in the .proto file, as are all methods.
 func (s *Server) CreateUser(ctx context.Context, r *userv1.CreateUserRequest) (*userv1.User, error) {
 	call := rpc.FromContext(ctx)
-	c := user.Creation{Record: recordOf(r.GetUser()), Key: call.IdempotencyKey, Remote: remote(call)}
+	c := user.Creation{Record: recordOf(r.GetUser()), Key: call.IdempotencyKey, Remote: resource.Remote(call)}
 	result, err := s.users.Create(ctx, c, seenBy(call))
 	if err != nil {
 		return nil, err
@@ -59,7 +54,7 @@ func (s *Server) CreateUser(ctx context.Context, r *userv1.CreateUserRequest) (*
 // GetUser answers one user.
 func (s *Server) GetUser(ctx context.Context, r *userv1.GetUserRequest) (*userv1.User, error) {
 	call := rpc.FromContext(ctx)
-	u, err := parseID(r.GetId(), "id")
+	u, err := resource.ParseID(r.GetId(), "id", aUser)
 	if err != nil {
 		return nil, err
 	}
@@ -73,17 +68,9 @@ func (s *Server) GetUser(ctx context.Context, r *userv1.GetUserRequest) (*userv1
 // BatchGetUsers answers several users.
 func (s *Server) BatchGetUsers(ctx context.Context, r *userv1.BatchGetUsersRequest) (*userv1.BatchGetUsersResponse, error) {
 	call := rpc.FromContext(ctx)
-	ids := make([]id.ID, len(r.GetIds()))
-	bad := invalid()
-	for i, text := range r.GetIds() {
-		u, err := id.Parse(text)
-		if err != nil {
-			bad = bad.With(fmt.Sprintf("ids[%d]", i), notAnID, text)
-		}
-		ids[i] = u
-	}
-	if len(bad.Violations) > 0 {
-		return nil, bad
+	ids, err := resource.ParseIDs(r.GetIds(), "ids", aUser)
+	if err != nil {
+		return nil, err
 	}
 	copies, err := s.users.BatchGet(ctx, ids, seenBy(call))
 	if err != nil {
@@ -108,7 +95,7 @@ func (s *Server) ListUsers(ctx context.Context, r *userv1.ListUsersRequest) (*us
 		size = defaultPage
 	}
 	size = min(size, maxPage)
-	from, err := s.cursors.open(r.GetPageToken())
+	from, err := s.cursors.Open(r.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +111,7 @@ func (s *Server) ListUsers(ctx context.Context, r *userv1.ListUsersRequest) (*us
 	if behind {
 		call.SetStale()
 	}
-	copies, err := s.users.List(ctx, from.createTime, from.id, size+1)
+	copies, err := s.users.List(ctx, from.CreateTime, from.ID, size+1)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +121,7 @@ func (s *Server) ListUsers(ctx context.Context, r *userv1.ListUsersRequest) (*us
 	}
 	if len(copies) > size {
 		last := copies[size-1]
-		out.NextPageToken = s.cursors.seal(position{last.Record.GetCreateTime().AsTime(), last.ID})
+		out.NextPageToken = s.cursors.Seal(resource.Position{CreateTime: last.Record.GetCreateTime().AsTime(), ID: last.ID})
 	}
 	return out, nil
 }
@@ -142,7 +129,7 @@ func (s *Server) ListUsers(ctx context.Context, r *userv1.ListUsersRequest) (*us
 // UpdateUser changes one user.
 func (s *Server) UpdateUser(ctx context.Context, r *userv1.UpdateUserRequest) (*userv1.User, error) {
 	call := rpc.FromContext(ctx)
-	u, err := parseID(r.GetUser().GetId(), "user.id")
+	u, err := resource.ParseID(r.GetUser().GetId(), "user.id", aUser)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +138,7 @@ func (s *Server) UpdateUser(ctx context.Context, r *userv1.UpdateUserRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.users.Update(ctx, user.Change{User: u, Etag: r.GetUser().GetEtag(), Paths: paths, Patch: patch, Remote: remote(call)}, seenBy(call)(u))
+	result, err := s.users.Update(ctx, user.Change{User: u, Etag: r.GetUser().GetEtag(), Paths: paths, Patch: patch, Remote: resource.Remote(call)}, seenBy(call)(u))
 	if err != nil {
 		return nil, err
 	}
@@ -161,11 +148,11 @@ func (s *Server) UpdateUser(ctx context.Context, r *userv1.UpdateUserRequest) (*
 // DeleteUser deletes one user.
 func (s *Server) DeleteUser(ctx context.Context, r *userv1.DeleteUserRequest) (*emptypb.Empty, error) {
 	call := rpc.FromContext(ctx)
-	u, err := parseID(r.GetId(), "id")
+	u, err := resource.ParseID(r.GetId(), "id", aUser)
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.users.Delete(ctx, u, r.GetEtag(), remote(call), seenBy(call)(u))
+	result, err := s.users.Delete(ctx, u, r.GetEtag(), resource.Remote(call), seenBy(call)(u))
 	if err != nil {
 		return nil, err
 	}
@@ -192,26 +179,12 @@ func (s *Server) LookupUser(ctx context.Context, r *userv1.LookupUserRequest) (*
 }
 
 // seenBy tells what a call's token covers.
-func seenBy(call *rpc.Call) user.SeenFunc {
-	return func(u id.ID) user.Seen {
-		return user.Seen{
-			Vector: call.Token.Vector(user.ServiceName, u), HLC: call.Token.HLC, StaleOK: call.Read == rpc.ReadStaleOK,
-			Lost: func(seen, here causal.Vector) { call.Lose(user.ServiceName, u, seen, here) },
-		}
-	}
-}
-
-func remote(call *rpc.Call) bool { return call.Durability == rpc.DurabilityRemote }
+func seenBy(call *rpc.Call) copies.SeenFunc { return resource.SeenBy(call, user.ServiceName) }
 
 // tell notes what an answer shows; its message is nil when there is no such user.
 func tell(call *rpc.Call, c user.Copy) *userv1.User {
-	if len(c.Vector) > 0 {
-		call.Observe(user.ServiceName, c.ID, c.Vector, c.Stamp)
-	}
-	if c.Stale {
-		call.SetStale()
-	}
-	if c.Record == nil {
+	resource.Tell(call, user.ServiceName, c)
+	if !c.Found {
 		return nil
 	}
 	return message(c)
@@ -225,37 +198,12 @@ func show(call *rpc.Call, c user.Copy) (*userv1.User, error) {
 }
 
 // written notes what a write has reached.
-func written(call *rpc.Call, r user.Result) {
-	tell(call, r.Copy)
-	reached := rpc.DurabilityLocal
-	if r.Remote {
-		reached = rpc.DurabilityRemote
-	}
-	call.SetDurability(reached)
-	if r.Unmet {
-		call.SetCausalUnmet()
-	}
-}
+func written(call *rpc.Call, r user.Result) { resource.Written(call, user.ServiceName, r) }
 
 func wrote(call *rpc.Call, r user.Result) (*userv1.User, error) {
 	written(call, r)
 	return message(r.Copy), nil
 }
 
-func invalid() *fault.Error { return fault.New(fault.Invalid, "the request is not valid") }
-
-const notAnID = "%q is not the id of a user (a UUID of 36 characters that this API has made)"
-
-func parseID(text, field string) (id.ID, error) {
-	u, err := id.Parse(text)
-	if err != nil {
-		return id.ID{}, invalid().With(field, notAnID, text).Because(err)
-	}
-	return u, nil
-}
-
-// position is a place in the list of all users; the zero position is its start.
-type position struct {
-	createTime time.Time
-	id         id.ID
-}
+// aUser is what faults call a user.
+const aUser = "a user"

@@ -1,4 +1,4 @@
-package rpc
+package resource
 
 import (
 	"bytes"
@@ -23,22 +23,22 @@ func cursorKey(name string) causal.Key {
 func TestCursors(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	c := cursors{clockAt(now), []causal.Key{cursorKey("1")}}
-	p := position{now.Add(-time.Hour + 123*time.Millisecond), id.Keyed([]byte("k"), "x")}
-	token := c.seal(p)
+	c := Cursors{clockAt(now), []causal.Key{cursorKey("1")}}
+	p := Position{now.Add(-time.Hour + 123*time.Millisecond), id.Keyed([]byte("k"), "x")}
+	token := c.Seal(p)
 
 	good := map[string]struct {
-		cursors cursors
+		cursors Cursors
 		token   string
-		want    position
+		want    Position
 	}{
-		"none":           {c, "", position{}},
+		"none":           {c, "", Position{}},
 		"own":            {c, token, p},
-		"almost expired": {cursors{clockAt(now.Add(24*time.Hour - time.Second)), c.keys}, token, p},
-		"after rotation": {cursors{c.clock, []causal.Key{cursorKey("2"), cursorKey("1")}}, token, p},
+		"almost expired": {Cursors{clockAt(now.Add(24*time.Hour - time.Second)), c.keys}, token, p},
+		"after rotation": {Cursors{c.clock, []causal.Key{cursorKey("2"), cursorKey("1")}}, token, p},
 	}
 	for name, x := range good {
-		if got, err := x.cursors.open(x.token); err != nil || !got.createTime.Equal(x.want.createTime) || got.id != x.want.id {
+		if got, err := x.cursors.Open(x.token); err != nil || !got.CreateTime.Equal(x.want.CreateTime) || got.ID != x.want.ID {
 			t.Errorf("%s: got %+v, %v; want %+v", name, got, err, x.want)
 		}
 	}
@@ -52,13 +52,13 @@ func TestCursors(t *testing.T) {
 	longer := bytes.Clone(raw)
 	longer[2+32+1] ^= 1 // the expiry
 	for name, x := range map[string]struct {
-		cursors cursors
+		cursors Cursors
 		token   string
 		why     string
 	}{
-		"expired":       {cursors{clockAt(now.Add(24 * time.Hour)), c.keys}, token, "expired"},
-		"other key":     {cursors{c.clock, []causal.Key{{ID: "1", Secret: bytes.Repeat([]byte("x"), 32)}}}, token, "not made"},
-		"key retired":   {cursors{c.clock, []causal.Key{cursorKey("2")}}, token, "not made"},
+		"expired":       {Cursors{clockAt(now.Add(24 * time.Hour)), c.keys}, token, "expired"},
+		"other key":     {Cursors{c.clock, []causal.Key{{ID: "1", Secret: bytes.Repeat([]byte("x"), 32)}}}, token, "not made"},
+		"key retired":   {Cursors{c.clock, []causal.Key{cursorKey("2")}}, token, "not made"},
 		"changed id":    {c, base64.RawURLEncoding.EncodeToString(flipped), "not made"},
 		"longer life":   {c, base64.RawURLEncoding.EncodeToString(longer), "not made"},
 		"cut short":     {c, token[:len(token)-4], "not made"},
@@ -68,7 +68,7 @@ func TestCursors(t *testing.T) {
 		"length of 255": {c, base64.RawURLEncoding.EncodeToString([]byte{255, 1, 2}), "not made"},
 		"causal token":  {c, "ATE" + strings.Repeat("A", 80), "not made"},
 	} {
-		_, err := x.cursors.open(x.token)
+		_, err := x.cursors.Open(x.token)
 		f := fault.From(err)
 		if f == nil || f.Kind != fault.Invalid || f.Violations[0].Field != "page_token" || !strings.Contains(f.Violations[0].Description, x.why) {
 			t.Errorf("%s: got %+v, want it refused: %s", name, err, x.why)
@@ -76,14 +76,32 @@ func TestCursors(t *testing.T) {
 	}
 }
 
-// Whatever comes, open answers; and what it accepts is what seal makes.
+// Whatever comes, Open answers; and what it accepts is what Seal makes.
 func FuzzCursor(f *testing.F) {
-	c := cursors{clockAt(time.Unix(1e9, 0)), []causal.Key{cursorKey("1")}}
-	f.Add(c.seal(position{time.Unix(1, 0), id.ID{}}))
+	c := Cursors{clockAt(time.Unix(1e9, 0)), []causal.Key{cursorKey("1")}}
+	f.Add(c.Seal(Position{time.Unix(1, 0), id.ID{}}))
 	f.Add("ATE")
 	f.Fuzz(func(t *testing.T, text string) {
-		if p, err := c.open(text); err == nil && text != "" && c.seal(p) != text {
+		if p, err := c.Open(text); err == nil && text != "" && c.Seal(p) != text {
 			t.Errorf("%q was accepted as %+v", text, p)
 		}
 	})
+}
+
+func TestKeysOfCursors(t *testing.T) {
+	t.Parallel()
+	clock := clockAt(time.Unix(1e9, 0))
+	if _, err := NewCursors(clock, cursorKey("2"), cursorKey("1")); err != nil {
+		t.Error(err)
+	}
+	for name, keys := range map[string][]causal.Key{
+		"none":         {},
+		"no name":      {{Secret: cursorKey("1").Secret}},
+		"long name":    {{ID: strings.Repeat("x", 256), Secret: cursorKey("1").Secret}},
+		"short secret": {cursorKey("1"), {ID: "2", Secret: cursorKey("2").Secret[1:]}},
+	} {
+		if _, err := NewCursors(clock, keys...); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
 }
