@@ -38,7 +38,7 @@ import (
 	"antipode.example/platform/telemetry"
 )
 
-// Definition is what one service has of its own. What is nil is not there.
+// Definition is what one service has of its own. MayRestore, Projections, Background and Interceptors may be nil.
 type Definition struct {
 	// Registry knows the service's record types, and Projections what lists show of them, by type.
 	Registry    *record.Registry

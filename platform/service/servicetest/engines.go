@@ -1,4 +1,4 @@
-// Package servicetest runs what one region of a service needs of engines for a test: two PostgreSQL shards with the service's migrated databases, and Redis.
+// Package servicetest runs regions for tests of services: Region is what the rules and the API of one need of engines, TwoRegions are whole processes on engines of their own.
 package servicetest
 
 import (
@@ -12,7 +12,7 @@ import (
 	"antipode.example/platform/store/storetest"
 )
 
-// Region is what belongs to one region.
+// Region is two PostgreSQL shards with the service's migrated databases, and Redis.
 type Region struct {
 	Number uint16
 	// Databases are the servers of the shards s1 and s2.

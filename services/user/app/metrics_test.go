@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"antipode.example/platform/service/servicetest"
 )
 
 // documentedMetrics are those that the operator's page names.
@@ -30,7 +32,7 @@ func checkMetrics(t *testing.T, shown func() string) {
 	t.Helper()
 	for _, name := range documentedMetrics(t) {
 		// Some need the first heartbeat of the other region.
-		eventually(t, "docs/operating.md names "+name+", and /metrics shows it", func() bool {
+		servicetest.Eventually(t, "docs/operating.md names "+name+", and /metrics shows it", func() bool {
 			text := shown()
 			return strings.Contains(text, "\n"+name+"{") || strings.Contains(text, "\n"+name+" ")
 		})
