@@ -156,4 +156,35 @@ var table = []mutant{
 		file: "platform/copies/cache.go", old: "if other.ID == user && rec.GetDeleted() != nil {", new: "if other == k && rec.GetDeleted() != nil {",
 		dir: "platform/copies", test: "TestRecords",
 	},
+	{
+		name: "a token is accepted by any region's key", guarantee: "a region speaks for itself only",
+		file: "platform/auth/token.go", old: "key.region != p.Issuer", new: "key.region == \"\"",
+		dir: "platform/auth", test: "TestBadTokens",
+	},
+	{
+		name: "a revocation is not compared with what a sign-in knew of", guarantee: "a sign-in that was concurrent with a revocation does not survive it",
+		file: "platform/auth/revoked.go", old: "!seen.Covers(need.dot)", new: "len(seen) == 0",
+		dir: "platform/auth", test: "TestDead",
+	},
+	{
+		name: "a publisher that does not know yet what is revoked is believed", guarantee: "who follows knows how much he knows",
+		file: "platform/auth/publish.go", old: "	if !p.loaded {", new: "	if p.watchers == nil {",
+		dir: "platform/auth", test: "TestKnowledge",
+	},
+	{
+		name: "a new public key signs at once", guarantee: "a rotation of keys refuses nobody",
+		file: "platform/auth/rotate.go", old: "now.Before(due) {", new: "due.IsZero() {",
+		dir: "platform/auth", test: "TestRotationOverlaps",
+	},
+	{
+		name: "a bad token counts as none", guarantee: "who believes to be signed in learns that he is not",
+		file: "platform/auth/guard.go", old: "	default:\n		return Caller{}, fault.New(fault.Unauthenticated, \"the access token is not valid\").Because(err)\n",
+		new: "	default:\n		return Caller{}, nil\n",
+		dir: "platform/auth", test: "TestGuard",
+	},
+	{
+		name: "a request is validated before it is known who calls", guarantee: "strangers learn nothing of what they may not call",
+		file: "platform/rpc/chain.go", old: "		chain = append(chain, cfg.Access.Unary) ", new: "		chain = append(chain, validate(validator), cfg.Access.Unary) ",
+		dir: "platform/gateway", test: "TestAccess",
+	},
 }

@@ -145,9 +145,14 @@ func sealer(t testing.TB) *causal.Sealer {
 
 func start(t *testing.T) *fixture {
 	t.Helper()
+	return startWith(t, nil)
+}
+
+func startWith(t *testing.T, access rpc.Access) *fixture {
+	t.Helper()
 	f := &fixture{users: &users{entered: make(chan struct{}, 16), release: make(chan struct{})}, logs: &safeBuffer{}}
 	log := slog.New(slog.NewTextHandler(io.MultiWriter(f.logs, t.Output()), nil))
-	server, err := rpc.NewServer(rpc.Config{Log: log, Sealer: sealer(t), Deadlines: rpc.Deadlines{Default: 5 * time.Second}})
+	server, err := rpc.NewServer(rpc.Config{Log: log, Sealer: sealer(t), Access: access, Deadlines: rpc.Deadlines{Default: 5 * time.Second}})
 	if err != nil {
 		t.Fatal(err)
 	}

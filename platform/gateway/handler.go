@@ -264,7 +264,7 @@ func (nowhere) WriteHeader(int)             {}
 // Headers that go from a request into metadata, and from a handler's metadata into the answer. Nothing else passes.
 var (
 	requestHeaders = []string{
-		rpc.HeaderToken, rpc.HeaderDurability, rpc.HeaderRead, rpc.HeaderIdempotencyKey, rpc.HeaderRequestID, rpc.HeaderTraceParent, rpc.HeaderTraceState,
+		rpc.HeaderAuthorization, rpc.HeaderToken, rpc.HeaderDurability, rpc.HeaderRead, rpc.HeaderIdempotencyKey, rpc.HeaderRequestID, rpc.HeaderTraceParent, rpc.HeaderTraceState,
 	}
 	responseHeaders = []string{
 		rpc.HeaderToken, rpc.HeaderDurability, rpc.HeaderStale, rpc.HeaderCausal, rpc.HeaderLost, rpc.HeaderRequestID,
@@ -273,7 +273,7 @@ var (
 
 func incomingHeader(key string) (string, bool) {
 	key = strings.ToLower(key)
-	return key, slices.Contains(requestHeaders, key)
+	return key, key != rpc.HeaderAuthorization && slices.Contains(requestHeaders, key) // that one grpc-gateway passes by itself
 }
 
 func outgoingHeader(key string) (string, bool) { return key, slices.Contains(responseHeaders, key) }

@@ -50,8 +50,12 @@ func (h *handler) refuseRoute(ctx context.Context, _ *runtime.ServeMux, _ runtim
 func (h *handler) write(w http.ResponseWriter, r *http.Request, f *fault.Error, code int) {
 	id := r.Header.Get(rpc.HeaderRequestID)
 	w.Header().Set(rpc.HeaderRequestID, id)
-	if f.Kind == fault.Unauthenticated {
-		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110 §11.6.1
+	if f.Kind == fault.Unauthenticated { // RFC 9110 §11.6.1, RFC 6750 §3.1
+		challenge := "Bearer"
+		if r.Header.Get(rpc.HeaderAuthorization) != "" {
+			challenge = `Bearer error="invalid_token"`
+		}
+		w.Header().Set("WWW-Authenticate", challenge)
 	}
 	if err := f.WriteProblem(w, id, code); err != nil {
 		h.log.DebugContext(r.Context(), "caller went away before the answer", slog.String("request_id", id), slog.Any("error", err))

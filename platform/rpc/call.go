@@ -22,6 +22,7 @@ const (
 	HeaderDurability     = "antipode-durability" // both ways
 	HeaderRead           = "antipode-read"       // request
 	HeaderIdempotencyKey = "idempotency-key"     // request
+	HeaderAuthorization  = "authorization"       // request; read by whoever is Access
 	HeaderRequestID      = "x-request-id"        // both ways
 	HeaderTraceParent    = "traceparent"         // request
 	HeaderTraceState     = "tracestate"          // request

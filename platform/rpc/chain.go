@@ -26,10 +26,13 @@ func unaryChain(cfg Config, calls *metrics, validator protovalidate.Validator) g
 		deadline(cfg.Deadlines), // outside translate: that can then tell a deadline of ours from a failure
 		translate,               // outside recovery: a panic is a fault like others
 		recovery(cfg.Log),       // outside all that runs code of this service or parses what a caller sent
-		carry(cfg.Sealer),       // before validation: an answer to a bad message carries the token too
-		validate(validator),     // the last of ours: costs most, and what follows may rely on the message
+		carry(cfg.Sealer),       // before all that refuses: such an answer carries the causal token too
 	}
-	return compose(append(chain, cfg.Interceptors...)) // the service's own: sessions, limits
+	if cfg.Access != nil {
+		chain = append(chain, cfg.Access.Unary) // before validation: who may not call learns nothing from what is wrong with a message
+	}
+	chain = append(chain, validate(validator))         // the last of ours: costs most, and what follows may rely on the message
+	return compose(append(chain, cfg.Interceptors...)) // the service's own: limits
 }
 
 // compose makes one interceptor of many, the first outermost.
@@ -179,15 +182,19 @@ func invalid(err error) error {
 	return f
 }
 
-// streamChain is what holds for streaming methods (health, reflection).
-func streamChain(log *slog.Logger) grpc.StreamServerInterceptor {
+// streamChain is what holds for streaming methods.
+func streamChain(log *slog.Logger, access Access) grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 		defer func() {
 			if p := recover(); p != nil {
 				err = panicked(ss.Context(), log, info.FullMethod, p)
 			}
 		}()
-		if err := handler(srv, ss); err != nil {
+		admit := handler
+		if access != nil {
+			admit = func(srv any, ss grpc.ServerStream) error { return access.Stream(srv, ss, info, handler) }
+		}
+		if err := admit(srv, ss); err != nil {
 			return fault.From(err)
 		}
 		return nil

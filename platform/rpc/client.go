@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/resolver"
@@ -37,6 +38,8 @@ type ClientConfig struct {
 	MaxMessageBytes int
 	// Tracer makes a span for each call and sends its traceparent; nil sends none.
 	Tracer trace.TracerProvider
+	// Credentials go with each call; nil sends none.
+	Credentials credentials.PerRPCCredentials
 	// Dial makes connections; nil dials TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
@@ -84,6 +87,9 @@ func NewClient(cfg ClientConfig) (*grpc.ClientConn, error) {
 			}
 			return invoke(ctx, method, req, reply, cc, opts...)
 		}),
+	}
+	if cfg.Credentials != nil {
+		options = append(options, grpc.WithPerRPCCredentials(cfg.Credentials))
 	}
 	if cfg.Dial != nil {
 		options = append(options, grpc.WithContextDialer(cfg.Dial))

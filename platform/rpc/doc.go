@@ -11,8 +11,10 @@
 // server with a sealer, also most errors, carries a causal token that covers what the request's token covered and what the handler observed: over gRPC in the header of an answer and in the trailer of
 // an error, over REST always in the header.
 //
+// With an Access, a call is let through before its message is looked at, or not at all; and a service of which it is not said who may call it cannot be registered.
+//
 // Refused: messages above the limit, headers that are not valid (`invalid`, the header named as the field), forged tokens. Violations name
 // fields as the .proto file does ("user.phone_numbers[1]"), over REST too.
 //
-// Not covered: streaming methods get panics and faults handled, and no Call, deadline or validation; Conn has no streams at all.
+// Not covered: streaming methods get access, panics and faults handled, and no Call, deadline or validation; Conn has no streams at all.
 package rpc

@@ -46,8 +46,19 @@ type Config struct {
 	Deadlines Deadlines
 	// MaxMessageBytes limits a message over gRPC, either way; 0 means DefaultMaxMessageBytes.
 	MaxMessageBytes int
+	// Access decides who may call what; nil lets everyone call everything.
+	Access Access
 	// Interceptors run after ours, before the handler.
 	Interceptors []grpc.UnaryServerInterceptor
+}
+
+// Access lets a call through to its handler or refuses it. Package auth has one.
+type Access interface {
+	// Covers is an error when it does not know who may call a service, by its full name.
+	Covers(service string) error
+	// Unary and Stream are interceptors. What they answer for a caller whom they refuse is a fault of kind Unauthenticated or Forbidden.
+	Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error)
+	Stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error
 }
 
 // Server serves the implementations that are registered with it over gRPC, and through Conn to callers in the process. It is a
@@ -56,6 +67,7 @@ type Server struct {
 	grpc      *grpc.Server
 	local     *local
 	validator protovalidate.Validator
+	access    Access
 }
 
 // NewServer makes a server that listens nowhere yet.
@@ -80,7 +92,7 @@ func NewServer(cfg Config) (*Server, error) {
 	chain := unaryChain(cfg, calls, validator)
 	options := []grpc.ServerOption{
 		grpc.UnaryInterceptor(chain),
-		grpc.StreamInterceptor(streamChain(cfg.Log)),
+		grpc.StreamInterceptor(streamChain(cfg.Log, cfg.Access)),
 		grpc.MaxRecvMsgSize(cfg.MaxMessageBytes),
 		grpc.MaxSendMsgSize(cfg.MaxMessageBytes),
 		grpc.MaxHeaderListSize(MaxHeaderBytes),
@@ -99,6 +111,7 @@ func NewServer(cfg Config) (*Server, error) {
 		grpc:      grpc.NewServer(options...),
 		local:     &local{methods: map[string]localMethod{}, chain: chain, spans: spans},
 		validator: validator,
+		access:    cfg.Access,
 	}, nil
 }
 
@@ -106,8 +119,13 @@ func NewServer(cfg Config) (*Server, error) {
 const MaxHeaderBytes = 64 << 10
 
 // RegisterService adds an implementation; the generated Register…Server functions call it. It compiles the validation rules of all
-// requests, and panics when one does not compile, as grpc does for an implementation of the wrong type: both are bugs of the program.
+// requests, and panics when one does not compile, or when Access does not know who may call the service, as grpc does for an implementation of the wrong type: all are bugs of the program.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	if s.access != nil {
+		if err := s.access.Covers(desc.ServiceName); err != nil {
+			panic(fmt.Sprintf("register %s: %v", desc.ServiceName, err))
+		}
+	}
 	s.grpc.RegisterService(desc, impl)
 	s.local.register(desc, impl)
 	if err := s.compileRules(desc.ServiceName); err != nil {
