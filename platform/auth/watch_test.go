@@ -85,7 +85,7 @@ func TestKnowledge(t *testing.T) {
 		if !strings.Contains(log.String(), "followed again") {
 			t.Errorf("logged:\n%s", log.String())
 		}
-		if want := []string{"1000 false", "1000 false", "500 false", "0 true", "0 true"}; !slices.Equal(pages[:5], want) {
+		if want := []string{"1000 false", "1000 false", "500 false", "0 true"}; len(pages) < len(want) || !slices.Equal(pages[:len(want)], want) {
 			t.Errorf("the set came as %v", pages)
 		}
 		// News come at once, and only then.
