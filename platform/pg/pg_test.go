@@ -213,7 +213,7 @@ func TestFaults(t *testing.T) {
 func TestCommitWaitingForStandby(t *testing.T) {
 	s := pgtest.NewServer(t, nil)
 	db := pgtest.New(t, pgtest.On(s))
-	p := open(t, pg.Config{Nodes: []string{db.Addr}, Database: db.Name, User: db.User, StatementTimeout: 200 * time.Millisecond})
+	p := open(t, pg.Config{Nodes: []string{db.Addr}, Database: db.Name, User: db.User, StatementTimeout: time.Second}) // an insert stays below it on a busy machine, too
 	if err := exec(t.Context(), p, "create table t (n int primary key)"); err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +241,7 @@ func TestCommitWaitingForStandby(t *testing.T) {
 	cancel()
 	wantKind(t, <-result, fault.UnknownOutcome)
 	// The commit goes on, past the statement time-out too.
-	<-time.After(400 * time.Millisecond)
+	<-time.After(1500 * time.Millisecond)
 	if waiting() != 1 {
 		t.Error("the commit's wait was cut short when its caller left")
 	}
