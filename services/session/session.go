@@ -65,20 +65,18 @@ func Ended(rec *sessionv1.SessionRecord, account *sessionv1.AccountRecord, passw
 	switch {
 	case stolen(rec):
 		return Stolen, nil
-	case rec.GetRevokeTime() != nil, !covers(users, password):
+	case rec.GetRevokeTime() != nil, !users.Covers(password):
 		return Revoked, nil
 	case !now.Before(rec.GetExpireTime().AsTime()):
 		return Expired, nil
 	}
 	for _, text := range account.GetRevocations() {
-		if dot, ok := readDot(text); !ok || !covers(sessions, dot) {
+		if dot, ok := readDot(text); !ok || !sessions.Covers(dot) {
 			return Revoked, nil // what cannot be read may be meant for this one
 		}
 	}
 	return "", nil
 }
-
-func covers(v causal.Vector, d causal.Dot) bool { return v[d.Replica] >= d.N }
 
 // RevokeAll notes in an account that the write of this name ends all sessions that were made without knowing of it. An older one of the same replica goes: who covers the later covers it.
 func RevokeAll(account *sessionv1.AccountRecord, write causal.Dot, now time.Time) {
