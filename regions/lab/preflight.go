@@ -138,9 +138,7 @@ func findPrograms(o Options) (engine.Programs, []Problem) {
 			p.Services[service.Name] = own(service.Program)
 		}
 	}
-	if _, err := os.Stat(pinnedPatroni); err == nil {
-		p.Patroni = pinnedPatroni
-	} else {
+	if p.Patroni = engine.PinnedPatroni(); p.Patroni == "" {
 		p.Patroni = system("patroni")
 	}
 	p.Redis, p.HAProxy = system("redis-server"), system("haproxy")
@@ -150,9 +148,6 @@ func findPrograms(o Options) (engine.Programs, []Problem) {
 	}
 	return p, problems
 }
-
-// pinnedPatroni is what tools/deps.sh installs, of the version in deploy/patroni/requirements.txt. Where it is not there, Patroni is the one of the PATH.
-const pinnedPatroni = "/usr/local/lib/antipode/patroni-3.1.2/run"
 
 // postgresBin finds the newest PostgreSQL of Debian's layout, or the one of the PATH.
 func postgresBin() string {

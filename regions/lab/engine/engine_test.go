@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -211,5 +212,17 @@ func TestNamesAndDirectoriesAreUnique(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// What tools/deps.sh installs is found where it installs it, in the version that deploy/patroni pins.
+func TestPinnedPatroni(t *testing.T) {
+	path := engine.PinnedPatroni()
+	if path == "" {
+		t.Fatal("it is not found; make deps installs it")
+	}
+	out, err := exec.CommandContext(t.Context(), path, "--version").Output()
+	if version := strings.TrimSpace(strings.TrimPrefix(string(out), "patroni ")); err != nil || !strings.Contains(path, "/patroni-"+version+"/") {
+		t.Errorf("%s is of version %q, %v", path, version, err)
 	}
 }

@@ -11,8 +11,24 @@ import (
 	"strings"
 	"time"
 
+	"antipode.example/deploy"
 	"antipode.example/regions/topology"
 )
+
+// PinnedPatroni is the Patroni that tools/deps.sh has installed, of the version in deploy/patroni/requirements.txt; empty where it is not there.
+func PinnedPatroni() string {
+	pins, err := deploy.Files.ReadFile("patroni/requirements.txt")
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(pins), "\npatroni==")
+	version, _, _ := strings.Cut(rest, " ")
+	path := "/usr/local/lib/antipode/patroni-" + version + "/run"
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
 
 // orphaned says that a PostgreSQL runs on data though its Patroni has ended. A new Patroni would adopt it, and, while it still has the leader's lock, empty
 // synchronous_standby_names and never fill it again, since its store names the standby already (seen with 3.0.2): commits would no longer wait for the standby that
