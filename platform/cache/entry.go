@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/hlc"
 )
@@ -68,12 +67,12 @@ func decode(b []byte) (Entry, error) {
 	if size > len(b)-headerSize {
 		return Entry{}, errEntry
 	}
-	p := &recordv1.Vector{}
-	if err := proto.Unmarshal(b[headerSize:headerSize+size], p); err != nil {
+	vector, err := causal.DecodeVector(b[headerSize : headerSize+size])
+	if err != nil {
 		return Entry{}, fmt.Errorf("%w: %w", errEntry, err)
 	}
 	e := Entry{
-		Vector:  causal.VectorOf(p),
+		Vector:  vector,
 		Stamp:   hlc.Stamp(binary.BigEndian.Uint64(b[10:])),
 		expires: time.UnixMilli(int64(binary.BigEndian.Uint64(b[18:]))), //nolint:gosec // any expiry is allowed
 		cost:    time.Duration(binary.BigEndian.Uint32(b[26:])) * time.Microsecond,

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 )
 
@@ -138,6 +140,15 @@ func VectorOf(p *recordv1.Vector) Vector {
 		}
 	}
 	return v
+}
+
+// DecodeVector reads an encoded antipode.record.v1.Vector.
+func DecodeVector(b []byte) (Vector, error) {
+	p := &recordv1.Vector{}
+	if err := proto.Unmarshal(b, p); err != nil {
+		return nil, fmt.Errorf("decode a vector: %w", err)
+	}
+	return VectorOf(p), nil
 }
 
 // String lists the entries in replica order, for logs.

@@ -8,9 +8,7 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
-	"google.golang.org/protobuf/proto"
 
-	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/id"
@@ -72,11 +70,11 @@ func (s *Store) Entries(ctx context.Context, replica causal.Replica) (EntriesSum
 			if err := r.Scan(&user, &vector); err != nil {
 				return err
 			}
-			v := &recordv1.Vector{}
-			if err := proto.Unmarshal(vector, v); err != nil {
-				return fmt.Errorf("decode the vector of user %s: %w", id.ID(user), err)
+			v, err := causal.DecodeVector(vector)
+			if err != nil {
+				return fmt.Errorf("user %s: %w", id.ID(user), err)
 			}
-			if n := causal.VectorOf(v)[replica]; n > 0 {
+			if n := v[replica]; n > 0 {
 				part.add(sha256.Sum256(binary.BigEndian.AppendUint64(user[:], n)))
 			}
 			return nil

@@ -13,6 +13,7 @@ import (
 
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/platform/causal"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
@@ -94,7 +95,7 @@ func (s *Store) readUser(ctx context.Context, pool *pg.Pool, user id.ID, keys []
 func readPart(u *state.User, kind int, body []byte, stamp int64) error {
 	switch kind {
 	case kindVector:
-		v, err := decodeVector(body)
+		v, err := causal.DecodeVector(body)
 		if err != nil {
 			return fmt.Errorf("user %s: %w", u.ID, err)
 		}
@@ -222,7 +223,7 @@ func listShard(ctx context.Context, sh *shard.Shard, sql string, args ...any) ([
 			return fmt.Errorf("decode a record of user %s: %w", l.User, err)
 		}
 		var err error
-		if l.Vector, err = decodeVector(vector); err != nil {
+		if l.Vector, err = causal.DecodeVector(vector); err != nil {
 			return fmt.Errorf("user %s: %w", l.User, err)
 		}
 		part = append(part, l)

@@ -53,7 +53,7 @@ func (s *Store) queueLock(b *pgx.Batch, c copies) {
 			var vector []byte
 			var stamp int64
 			_, err := pgx.ForEachRow(rows, []any{&user, &vector, &stamp}, func() error {
-				v, err := decodeVector(vector)
+				v, err := causal.DecodeVector(vector)
 				if err != nil {
 					return fmt.Errorf("user %s: %w", id.ID(user), err)
 				}
@@ -105,14 +105,6 @@ func readRecord(u *state.User, body []byte) error {
 	}
 	u.Records[state.Key{Type: rec.GetType(), ID: recordID}] = rec
 	return nil
-}
-
-func decodeVector(b []byte) (causal.Vector, error) {
-	p := &recordv1.Vector{}
-	if err := proto.Unmarshal(b, p); err != nil {
-		return nil, fmt.Errorf("decode a vector: %w", err)
-	}
-	return causal.VectorOf(p), nil
 }
 
 func encode(m proto.Message) ([]byte, error) {

@@ -19,10 +19,8 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	sessionv1 "antipode.example/api/gen/antipode/session/v1"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/record"
@@ -57,8 +55,8 @@ const (
 
 // Ended says whether a session has ended by now. password names the write that last set the user's password, in the user service; the zero dot when it was never changed.
 func Ended(rec *sessionv1.SessionRecord, account *sessionv1.AccountRecord, password causal.Dot, now time.Time) (Ending, error) {
-	sessions, err1 := readVector(rec.GetMadeUnderSessions())
-	users, err2 := readVector(rec.GetMadeUnderUsers())
+	sessions, err1 := causal.DecodeVector(rec.GetMadeUnderSessions())
+	users, err2 := causal.DecodeVector(rec.GetMadeUnderUsers())
 	if err1 != nil || err2 != nil {
 		return "", fmt.Errorf("read what a session was made under: %w, %w", err1, err2)
 	}
@@ -102,14 +100,6 @@ func readDot(text string) (causal.Dot, bool) {
 	replica, err1 := causal.ParseReplica(name)
 	n, err2 := strconv.ParseUint(number, 10, 64)
 	return causal.Dot{Replica: replica, N: n}, err1 == nil && err2 == nil
-}
-
-func readVector(b []byte) (causal.Vector, error) {
-	p := &recordv1.Vector{}
-	if err := proto.Unmarshal(b, p); err != nil {
-		return nil, fmt.Errorf("decode a vector: %w", err)
-	}
-	return causal.VectorOf(p), nil
 }
 
 // Refresh is what a use of a refresh token does to a session that has not ended. It returns the token to give, or Stolen, and then the session is revoked from now on. In both
