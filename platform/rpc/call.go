@@ -121,6 +121,16 @@ func FromContext(ctx context.Context) *Call {
 	return NewCall()
 }
 
+// Forward is a context for a call to another service on this request's behalf: it carries the request's name and causal token, so that what is answered covers what the caller has seen. What the other
+// service shows has to be observed here, too.
+func (c *Call) Forward(ctx context.Context) context.Context {
+	pairs := []string{HeaderRequestID, c.RequestID}
+	if t := c.sent[HeaderToken]; len(t) == 1 {
+		pairs = append(pairs, HeaderToken, t[0])
+	}
+	return metadata.AppendToOutgoingContext(ctx, pairs...)
+}
+
 // Observe says that the answer shows a user's data up to vector and stamp: the token in the response covers it. Call it once for each user
 // that the answer shows, also for one that it says does not exist (its vector, if there is one), and after each write. Vectors are read
 // after the handler has returned: hand over one that nobody changes.

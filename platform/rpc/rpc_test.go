@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -257,6 +259,32 @@ func TestMetadataEndsAtTheHandler(t *testing.T) {
 		t.Helper()
 		_, _ = c.Ping(metadata.AppendToOutgoingContext(t.Context(), "authorization", "secret"), &replicationv1.PingRequest{})
 	})
+}
+
+// TestForward: with what a call forwards, another service knows the request and what its caller has seen.
+func TestForward(t *testing.T) {
+	sealer, err := causal.NewSealer(causal.Key{ID: "1", Secret: bytes.Repeat([]byte("k"), 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := sealer.Seal(&causal.Token{})
+	for _, sent := range [][]string{nil, {rpc.HeaderToken, token}} {
+		var md metadata.MD
+		both(t, rpc.Config{Sealer: sealer}, func(ctx context.Context) error {
+			md, _ = metadata.FromOutgoingContext(rpc.FromContext(ctx).Forward(ctx))
+			return nil
+		}, func(t *testing.T, c replicationv1.SyncServiceClient) {
+			t.Helper()
+			ctx := metadata.AppendToOutgoingContext(t.Context(), append([]string{rpc.HeaderRequestID, "r1", "authorization", "secret"}, sent...)...)
+			if _, err := c.Ping(ctx, &replicationv1.PingRequest{}); err != nil {
+				t.Fatal(err)
+			}
+			want := metadata.Pairs(append([]string{rpc.HeaderRequestID, "r1"}, sent...)...)
+			if !maps.EqualFunc(md, want, slices.Equal) {
+				t.Errorf("forwards %v, want %v", md, want)
+			}
+		})
+	}
 }
 
 func TestTraceparentGoesOn(t *testing.T) {

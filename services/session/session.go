@@ -15,13 +15,12 @@ package session
 import (
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	sessionv1 "antipode.example/api/gen/antipode/session/v1"
+	"antipode.example/platform/auth"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/record"
 )
@@ -53,36 +52,32 @@ const (
 	Stolen Ending = "stolen"
 )
 
-// Ended says whether a session has ended by now. password names the write that last set the user's password, in the user service; the zero dot when it was never changed.
-func Ended(rec *sessionv1.SessionRecord, account *sessionv1.AccountRecord, password causal.Dot, now time.Time) (Ending, error) {
+// Ended says whether a session has ended by now. passwords are the writes of the user service that end sessions which do not cover them, as it tells.
+func Ended(rec *sessionv1.SessionRecord, account *sessionv1.AccountRecord, passwords []causal.Dot, now time.Time) (Ending, error) {
 	sessions, err1 := causal.DecodeVector(rec.GetMadeUnderSessions())
 	users, err2 := causal.DecodeVector(rec.GetMadeUnderUsers())
 	if err1 != nil || err2 != nil {
 		return "", fmt.Errorf("read what a session was made under: %w, %w", err1, err2)
 	}
+	revocations, readable := auth.ReadWrites(account.GetRevocations())
 	switch {
 	case stolen(rec):
 		return Stolen, nil
-	case rec.GetRevokeTime() != nil, !users.Covers(password):
+	case rec.GetRevokeTime() != nil, !readable, !coversAll(sessions, revocations), !coversAll(users, passwords):
 		return Revoked, nil
 	case !now.Before(rec.GetExpireTime().AsTime()):
 		return Expired, nil
 	}
-	for _, text := range account.GetRevocations() {
-		if dot, ok := readDot(text); !ok || !sessions.Covers(dot) {
-			return Revoked, nil // what cannot be read may be meant for this one
-		}
-	}
 	return "", nil
 }
 
-// RevokeAll notes in an account that the write of this name ends all sessions that were made without knowing of it. An older one of the same replica goes: who covers the later covers it.
+func coversAll(v causal.Vector, writes []causal.Dot) bool {
+	return !slices.ContainsFunc(writes, func(w causal.Dot) bool { return !v.Covers(w) })
+}
+
+// RevokeAll notes in an account that the write of this name ends all sessions that were made without knowing of it.
 func RevokeAll(account *sessionv1.AccountRecord, write causal.Dot, now time.Time) {
-	account.Revocations = slices.DeleteFunc(account.GetRevocations(), func(text string) bool {
-		old, ok := readDot(text)
-		return ok && old.Replica == write.Replica && old.N <= write.N
-	})
-	account.Revocations = append(account.Revocations, fmt.Sprintf("%s:%d", write.Replica, write.N))
+	account.Revocations = auth.NoteWrite(account.GetRevocations(), write)
 	account.RevokeTime = later(account.GetRevokeTime(), now)
 }
 
@@ -93,13 +88,6 @@ func later(t *timestamppb.Timestamp, now time.Time) *timestamppb.Timestamp {
 		return t
 	}
 	return timestamppb.New(now)
-}
-
-func readDot(text string) (causal.Dot, bool) {
-	name, number, _ := strings.Cut(text, ":")
-	replica, err1 := causal.ParseReplica(name)
-	n, err2 := strconv.ParseUint(number, 10, 64)
-	return causal.Dot{Replica: replica, N: n}, err1 == nil && err2 == nil
 }
 
 // Refresh is what a use of a refresh token does to a session that has not ended. It returns the token to give, or Stolen, and then the session is revoked from now on. In both

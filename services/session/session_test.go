@@ -120,7 +120,7 @@ func (p *place) refresh(t require, token Refresh, key string) (child Refresh, en
 	p.write(t, func(d *state.Draft) error {
 		rec, account := p.session(t, token.Session)
 		var err error
-		if ended, err = Ended(rec, account, causal.Dot{}, p.now); err != nil || ended != "" {
+		if ended, err = Ended(rec, account, nil, p.now); err != nil || ended != "" {
 			return err
 		}
 		before := proto.CloneOf(rec)
@@ -158,7 +158,7 @@ func meetAll(t require, all []*place) {
 func (p *place) ended(t require, session id.ID) Ending {
 	t.Helper()
 	rec, account := p.session(t, session)
-	ended, err := Ended(rec, account, causal.Dot{}, p.now)
+	ended, err := Ended(rec, account, nil, p.now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,13 +305,13 @@ func TestEnded(t *testing.T) {
 	good := func() *sessionv1.SessionRecord {
 		return &sessionv1.SessionRecord{ExpireTime: timestamppb.New(start.Add(time.Hour)), MadeUnderUsers: made, MadeUnderSessions: made}
 	}
-	password := func(replica uint16, n uint64) causal.Dot {
-		return causal.Dot{Replica: causal.NewReplica(replica, 1), N: n}
+	password := func(replica uint16, n uint64) []causal.Dot {
+		return []causal.Dot{{Replica: causal.NewReplica(1, 1), N: 1}, {Replica: causal.NewReplica(replica, 1), N: n}}
 	}
 	for name, tt := range map[string]struct {
 		rec      func(*sessionv1.SessionRecord)
 		account  *sessionv1.AccountRecord
-		password causal.Dot
+		password []causal.Dot
 		at       time.Time
 		want     Ending
 	}{

@@ -66,7 +66,11 @@ type User struct {
 	// When the user was last changed.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// Opaque; differs whenever the user differs. Equal in all regions that hold the same writes.
-	Etag          string `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
+	// 8 to 1024 bytes of UTF-8; never shown. A user without one cannot sign in. Setting it ends all sessions of the user, the caller's too.
+	Password string `protobuf:"bytes,11,opt,name=password,proto3" json:"password,omitempty"`
+	// What the user may do beside what all users may: "admin".
+	Roles         []string `protobuf:"bytes,12,rep,name=roles,proto3" json:"roles,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -171,6 +175,20 @@ func (x *User) GetEtag() string {
 	return ""
 }
 
+func (x *User) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+func (x *User) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
 // Address is a postal address. Each of its fields merges by itself.
 type Address struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -255,7 +273,7 @@ func (x *Address) GetCountry() string {
 
 type CreateUserRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// `id`, `create_time`, `update_time` and `etag` are ignored.
+	// `id`, `create_time`, `update_time`, `roles` and `etag` are ignored.
 	User          *User `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -702,11 +720,74 @@ func (x *LookupUserRequest) GetEmail() string {
 	return ""
 }
 
+type SetUserRolesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// All roles that the user has from now on.
+	Roles []string `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
+	// When set, must be the user's etag in this region.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetUserRolesRequest) Reset() {
+	*x = SetUserRolesRequest{}
+	mi := &file_antipode_user_v1_user_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetUserRolesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetUserRolesRequest) ProtoMessage() {}
+
+func (x *SetUserRolesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_antipode_user_v1_user_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetUserRolesRequest.ProtoReflect.Descriptor instead.
+func (*SetUserRolesRequest) Descriptor() ([]byte, []int) {
+	return file_antipode_user_v1_user_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SetUserRolesRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SetUserRolesRequest) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *SetUserRolesRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 var File_antipode_user_v1_user_proto protoreflect.FileDescriptor
 
 const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"\n" +
-	"\x1bantipode/user/v1/user.proto\x12\x10antipode.user.v1\x1a\x1dantipode/auth/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x03\n" +
+	"\x1bantipode/user/v1/user.proto\x12\x10antipode.user.v1\x1a\x1dantipode/auth/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x04\n" +
 	"\x04User\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tB\x03\xe0A\x03R\x02id\x12&\n" +
 	"\n" +
@@ -721,7 +802,9 @@ const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"updateTime\x12\x1b\n" +
 	"\x04etag\x18\n" +
-	" \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"\xd0\x01\n" +
+	" \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x12'\n" +
+	"\bpassword\x18\v \x01(\tB\v\xe0A\x04\xbaH\x05r\x03(\x80\bR\bpassword\x12\x19\n" +
+	"\x05roles\x18\f \x03(\tB\x03\xe0A\x03R\x05roles\"\xd0\x01\n" +
 	"\aAddress\x12/\n" +
 	"\x0estreet_address\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\rstreetAddress\x12\x1b\n" +
 	"\x04city\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18dR\x04city\x12\x1d\n" +
@@ -754,7 +837,11 @@ const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tB\x03\xe0A\x02R\x02id\x12\x1b\n" +
 	"\x04etag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"8\n" +
 	"\x11LookupUserRequest\x12#\n" +
-	"\x05email\x18\x01 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x03\x18\xfe\x01R\x05email2\xd6\x06\n" +
+	"\x05email\x18\x01 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x03\x18\xfe\x01R\x05email\"t\n" +
+	"\x13SetUserRolesRequest\x12\x13\n" +
+	"\x02id\x18\x01 \x01(\tB\x03\xe0A\x02R\x02id\x12+\n" +
+	"\x05roles\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\x18\x01\"\tr\aR\x05adminR\x05roles\x12\x1b\n" +
+	"\x04etag\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag2\xda\a\n" +
 	"\vUserService\x12h\n" +
 	"\n" +
 	"CreateUser\x12#.antipode.user.v1.CreateUserRequest\x1a\x16.antipode.user.v1.User\"\x1d\xea\xb8\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x11:\x04user\"\t/v1/users\x12w\n" +
@@ -769,7 +856,8 @@ const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"DeleteUser\x12#.antipode.user.v1.DeleteUserRequest\x1a\x16.google.protobuf.Empty\"\"\xea\xb8\x18\b\x1a\x04\n" +
 	"\x02id \x01\x82\xd3\xe4\x93\x02\x10*\x0e/v1/users/{id}\x12r\n" +
 	"\n" +
-	"LookupUser\x12#.antipode.user.v1.LookupUserRequest\x1a\x16.antipode.user.v1.User\"'\xea\xb8\x18\v \x01*\asession\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/users:lookupB\xb5\x01\n" +
+	"LookupUser\x12#.antipode.user.v1.LookupUserRequest\x1a\x16.antipode.user.v1.User\"'\xea\xb8\x18\v \x01*\asession\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/users:lookup\x12\x81\x01\n" +
+	"\fSetUserRoles\x12%.antipode.user.v1.SetUserRolesRequest\x1a\x16.antipode.user.v1.User\"2\xea\xb8\x18\f \x01*\boperator\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/v1/users/{id}:setRolesB\xb5\x01\n" +
 	"\x14com.antipode.user.v1B\tUserProtoP\x01Z0antipode.example/api/gen/antipode/user/v1;userv1\xa2\x02\x03AUX\xaa\x02\x10Antipode.User.V1\xca\x02\x10Antipode\\User\\V1\xe2\x02\x1cAntipode\\User\\V1\\GPBMetadata\xea\x02\x12Antipode::User::V1b\x06proto3"
 
 var (
@@ -784,7 +872,7 @@ func file_antipode_user_v1_user_proto_rawDescGZIP() []byte {
 	return file_antipode_user_v1_user_proto_rawDescData
 }
 
-var file_antipode_user_v1_user_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_antipode_user_v1_user_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_antipode_user_v1_user_proto_goTypes = []any{
 	(*User)(nil),                  // 0: antipode.user.v1.User
 	(*Address)(nil),               // 1: antipode.user.v1.Address
@@ -797,19 +885,20 @@ var file_antipode_user_v1_user_proto_goTypes = []any{
 	(*UpdateUserRequest)(nil),     // 8: antipode.user.v1.UpdateUserRequest
 	(*DeleteUserRequest)(nil),     // 9: antipode.user.v1.DeleteUserRequest
 	(*LookupUserRequest)(nil),     // 10: antipode.user.v1.LookupUserRequest
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil), // 12: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 13: google.protobuf.Empty
+	(*SetUserRolesRequest)(nil),   // 11: antipode.user.v1.SetUserRolesRequest
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil), // 13: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),         // 14: google.protobuf.Empty
 }
 var file_antipode_user_v1_user_proto_depIdxs = []int32{
 	1,  // 0: antipode.user.v1.User.address:type_name -> antipode.user.v1.Address
-	11, // 1: antipode.user.v1.User.create_time:type_name -> google.protobuf.Timestamp
-	11, // 2: antipode.user.v1.User.update_time:type_name -> google.protobuf.Timestamp
+	12, // 1: antipode.user.v1.User.create_time:type_name -> google.protobuf.Timestamp
+	12, // 2: antipode.user.v1.User.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 3: antipode.user.v1.CreateUserRequest.user:type_name -> antipode.user.v1.User
 	0,  // 4: antipode.user.v1.BatchGetUsersResponse.users:type_name -> antipode.user.v1.User
 	0,  // 5: antipode.user.v1.ListUsersResponse.users:type_name -> antipode.user.v1.User
 	0,  // 6: antipode.user.v1.UpdateUserRequest.user:type_name -> antipode.user.v1.User
-	12, // 7: antipode.user.v1.UpdateUserRequest.update_mask:type_name -> google.protobuf.FieldMask
+	13, // 7: antipode.user.v1.UpdateUserRequest.update_mask:type_name -> google.protobuf.FieldMask
 	2,  // 8: antipode.user.v1.UserService.CreateUser:input_type -> antipode.user.v1.CreateUserRequest
 	3,  // 9: antipode.user.v1.UserService.GetUser:input_type -> antipode.user.v1.GetUserRequest
 	4,  // 10: antipode.user.v1.UserService.BatchGetUsers:input_type -> antipode.user.v1.BatchGetUsersRequest
@@ -817,15 +906,17 @@ var file_antipode_user_v1_user_proto_depIdxs = []int32{
 	8,  // 12: antipode.user.v1.UserService.UpdateUser:input_type -> antipode.user.v1.UpdateUserRequest
 	9,  // 13: antipode.user.v1.UserService.DeleteUser:input_type -> antipode.user.v1.DeleteUserRequest
 	10, // 14: antipode.user.v1.UserService.LookupUser:input_type -> antipode.user.v1.LookupUserRequest
-	0,  // 15: antipode.user.v1.UserService.CreateUser:output_type -> antipode.user.v1.User
-	0,  // 16: antipode.user.v1.UserService.GetUser:output_type -> antipode.user.v1.User
-	5,  // 17: antipode.user.v1.UserService.BatchGetUsers:output_type -> antipode.user.v1.BatchGetUsersResponse
-	7,  // 18: antipode.user.v1.UserService.ListUsers:output_type -> antipode.user.v1.ListUsersResponse
-	0,  // 19: antipode.user.v1.UserService.UpdateUser:output_type -> antipode.user.v1.User
-	13, // 20: antipode.user.v1.UserService.DeleteUser:output_type -> google.protobuf.Empty
-	0,  // 21: antipode.user.v1.UserService.LookupUser:output_type -> antipode.user.v1.User
-	15, // [15:22] is the sub-list for method output_type
-	8,  // [8:15] is the sub-list for method input_type
+	11, // 15: antipode.user.v1.UserService.SetUserRoles:input_type -> antipode.user.v1.SetUserRolesRequest
+	0,  // 16: antipode.user.v1.UserService.CreateUser:output_type -> antipode.user.v1.User
+	0,  // 17: antipode.user.v1.UserService.GetUser:output_type -> antipode.user.v1.User
+	5,  // 18: antipode.user.v1.UserService.BatchGetUsers:output_type -> antipode.user.v1.BatchGetUsersResponse
+	7,  // 19: antipode.user.v1.UserService.ListUsers:output_type -> antipode.user.v1.ListUsersResponse
+	0,  // 20: antipode.user.v1.UserService.UpdateUser:output_type -> antipode.user.v1.User
+	14, // 21: antipode.user.v1.UserService.DeleteUser:output_type -> google.protobuf.Empty
+	0,  // 22: antipode.user.v1.UserService.LookupUser:output_type -> antipode.user.v1.User
+	0,  // 23: antipode.user.v1.UserService.SetUserRoles:output_type -> antipode.user.v1.User
+	16, // [16:24] is the sub-list for method output_type
+	8,  // [8:16] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
 	8,  // [8:8] is the sub-list for extension extendee
 	0,  // [0:8] is the sub-list for field type_name
@@ -842,7 +933,7 @@ func file_antipode_user_v1_user_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_antipode_user_v1_user_proto_rawDesc), len(file_antipode_user_v1_user_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -44,6 +44,7 @@ const (
 	UserService_UpdateUser_FullMethodName    = "/antipode.user.v1.UserService/UpdateUser"
 	UserService_DeleteUser_FullMethodName    = "/antipode.user.v1.UserService/DeleteUser"
 	UserService_LookupUser_FullMethodName    = "/antipode.user.v1.UserService/LookupUser"
+	UserService_SetUserRoles_FullMethodName  = "/antipode.user.v1.UserService/SetUserRoles"
 )
 
 // UserServiceClient is the client API for UserService service.
@@ -72,6 +73,9 @@ type UserServiceClient interface {
 	DeleteUser(ctx context.Context, in *DeleteUserRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// LookupUser answers the user to whom an e-mail address belongs. Errors: `not_found`.
 	LookupUser(ctx context.Context, in *LookupUserRequest, opts ...grpc.CallOption) (*User, error)
+	// SetUserRoles says what a user may do beside what all users may. A role that is given is in the access tokens that are issued from then on; taking one away ends all sessions of the user.
+	// Errors: `not_found`; `etag_mismatch`.
+	SetUserRoles(ctx context.Context, in *SetUserRolesRequest, opts ...grpc.CallOption) (*User, error)
 }
 
 type userServiceClient struct {
@@ -152,6 +156,16 @@ func (c *userServiceClient) LookupUser(ctx context.Context, in *LookupUserReques
 	return out, nil
 }
 
+func (c *userServiceClient) SetUserRoles(ctx context.Context, in *SetUserRolesRequest, opts ...grpc.CallOption) (*User, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(User)
+	err := c.cc.Invoke(ctx, UserService_SetUserRoles_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // UserServiceServer is the server API for UserService service.
 // All implementations must embed UnimplementedUserServiceServer
 // for forward compatibility.
@@ -178,6 +192,9 @@ type UserServiceServer interface {
 	DeleteUser(context.Context, *DeleteUserRequest) (*emptypb.Empty, error)
 	// LookupUser answers the user to whom an e-mail address belongs. Errors: `not_found`.
 	LookupUser(context.Context, *LookupUserRequest) (*User, error)
+	// SetUserRoles says what a user may do beside what all users may. A role that is given is in the access tokens that are issued from then on; taking one away ends all sessions of the user.
+	// Errors: `not_found`; `etag_mismatch`.
+	SetUserRoles(context.Context, *SetUserRolesRequest) (*User, error)
 	mustEmbedUnimplementedUserServiceServer()
 }
 
@@ -208,6 +225,9 @@ func (UnimplementedUserServiceServer) DeleteUser(context.Context, *DeleteUserReq
 }
 func (UnimplementedUserServiceServer) LookupUser(context.Context, *LookupUserRequest) (*User, error) {
 	return nil, status.Error(codes.Unimplemented, "method LookupUser not implemented")
+}
+func (UnimplementedUserServiceServer) SetUserRoles(context.Context, *SetUserRolesRequest) (*User, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetUserRoles not implemented")
 }
 func (UnimplementedUserServiceServer) mustEmbedUnimplementedUserServiceServer() {}
 func (UnimplementedUserServiceServer) testEmbeddedByValue()                     {}
@@ -356,6 +376,24 @@ func _UserService_LookupUser_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _UserService_SetUserRoles_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetUserRolesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(UserServiceServer).SetUserRoles(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: UserService_SetUserRoles_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(UserServiceServer).SetUserRoles(ctx, req.(*SetUserRolesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // UserService_ServiceDesc is the grpc.ServiceDesc for UserService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -390,6 +428,10 @@ var UserService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "LookupUser",
 			Handler:    _UserService_LookupUser_Handler,
+		},
+		{
+			MethodName: "SetUserRoles",
+			Handler:    _UserService_SetUserRoles_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -93,7 +93,14 @@ type UserRecord struct {
 	// Digest of the request that created the user, when it came with an idempotency key.
 	RequestFingerprint []byte `protobuf:"bytes,11,opt,name=request_fingerprint,json=requestFingerprint,proto3" json:"request_fingerprint,omitempty"`
 	// The address that a change is about to set, from before its claim is confirmed until the change is done.
-	PendingEmail  string `protobuf:"bytes,12,opt,name=pending_email,json=pendingEmail,proto3" json:"pending_email,omitempty"`
+	PendingEmail string `protobuf:"bytes,12,opt,name=pending_email,json=pendingEmail,proto3" json:"pending_email,omitempty"`
+	// As package password writes it; empty for a user who cannot sign in.
+	PasswordHash string   `protobuf:"bytes,13,opt,name=password_hash,json=passwordHash,proto3" json:"password_hash,omitempty"`
+	Roles        []string `protobuf:"bytes,14,rep,name=roles,proto3" json:"roles,omitempty"`
+	// Writes of this service that end every session which was made without knowing of them, as "<replica>:<n>"; of each replica the last.
+	Revocations []string `protobuf:"bytes,15,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	// When that was done last.
+	RevokeTime    *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -212,6 +219,34 @@ func (x *UserRecord) GetPendingEmail() string {
 	return ""
 }
 
+func (x *UserRecord) GetPasswordHash() string {
+	if x != nil {
+		return x.PasswordHash
+	}
+	return ""
+}
+
+func (x *UserRecord) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *UserRecord) GetRevocations() []string {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *UserRecord) GetRevokeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokeTime
+	}
+	return nil
+}
+
 // A postal address.
 type UserRecord_Address struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -293,7 +328,7 @@ var File_antipode_user_v1_user_record_proto protoreflect.FileDescriptor
 
 const file_antipode_user_v1_user_record_proto_rawDesc = "" +
 	"\n" +
-	"\"antipode/user/v1/user_record.proto\x12\x10antipode.user.v1\x1a\x1fantipode/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x06\n" +
+	"\"antipode/user/v1/user_record.proto\x12\x10antipode.user.v1\x1a\x1fantipode/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\b\n" +
 	"\n" +
 	"UserRecord\x12\x1d\n" +
 	"\n" +
@@ -311,7 +346,12 @@ const file_antipode_user_v1_user_record_proto_rawDesc = "" +
 	"\rorigin_region\x18\n" +
 	" \x01(\tB\b\x9a\xb8\x18\x04\b\a\x10\x01R\foriginRegion\x129\n" +
 	"\x13request_fingerprint\x18\v \x01(\fB\b\x9a\xb8\x18\x04\b\a\x10\x01R\x12requestFingerprint\x12+\n" +
-	"\rpending_email\x18\f \x01(\tB\x06\x9a\xb8\x18\x02\x10\x01R\fpendingEmail\x1a\x95\x01\n" +
+	"\rpending_email\x18\f \x01(\tB\x06\x9a\xb8\x18\x02\x10\x01R\fpendingEmail\x12-\n" +
+	"\rpassword_hash\x18\r \x01(\tB\b\x9a\xb8\x18\x04\x10\x01\x18\x01R\fpasswordHash\x12\x1e\n" +
+	"\x05roles\x18\x0e \x03(\tB\b\x9a\xb8\x18\x04\b\x03\x10\x01R\x05roles\x12*\n" +
+	"\vrevocations\x18\x0f \x03(\tB\b\x9a\xb8\x18\x04\b\x03\x10\x01R\vrevocations\x12E\n" +
+	"\vrevoke_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampB\b\x9a\xb8\x18\x04\b\x05\x10\x01R\n" +
+	"revokeTime\x1a\x95\x01\n" +
 	"\aAddress\x12%\n" +
 	"\x0estreet_address\x18\x01 \x01(\tR\rstreetAddress\x12\x12\n" +
 	"\x04city\x18\x02 \x01(\tR\x04city\x12\x14\n" +
@@ -352,11 +392,12 @@ var file_antipode_user_v1_user_record_proto_depIdxs = []int32{
 	3, // 1: antipode.user.v1.UserRecord.create_time:type_name -> google.protobuf.Timestamp
 	3, // 2: antipode.user.v1.UserRecord.update_time:type_name -> google.protobuf.Timestamp
 	0, // 3: antipode.user.v1.UserRecord.status:type_name -> antipode.user.v1.UserRecord.Status
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	3, // 4: antipode.user.v1.UserRecord.revoke_time:type_name -> google.protobuf.Timestamp
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_antipode_user_v1_user_record_proto_init() }

@@ -1,0 +1,41 @@
+package auth
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"antipode.example/platform/causal"
+)
+
+// NoteWrite adds a write to those that a record keeps as the ones that end every session made without knowledge of them, as "<replica>:<n>". An older one of the same replica goes: who covers the later
+// covers it. The list is changed in place.
+func NoteWrite(list []string, write causal.Dot) []string {
+	list = slices.DeleteFunc(list, func(text string) bool {
+		old, ok := readWrite(text)
+		return ok && old.Replica == write.Replica && old.N <= write.N
+	})
+	return append(list, fmt.Sprintf("%s:%d", write.Replica, write.N))
+}
+
+// ReadWrites reads what NoteWrite has noted. ok is false when something cannot be read, which may be meant for any session; the others are returned all the same.
+func ReadWrites(list []string) (writes []causal.Dot, ok bool) {
+	ok = true
+	for _, text := range list {
+		write, good := readWrite(text)
+		if !good {
+			ok = false
+			continue
+		}
+		writes = append(writes, write)
+	}
+	return writes, ok
+}
+
+func readWrite(text string) (causal.Dot, bool) {
+	name, number, _ := strings.Cut(text, ":")
+	replica, err1 := causal.ParseReplica(name)
+	n, err2 := strconv.ParseUint(number, 10, 64)
+	return causal.Dot{Replica: replica, N: n}, err1 == nil && err2 == nil && n > 0
+}
