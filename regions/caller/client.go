@@ -147,8 +147,12 @@ func (a Answer) retryAfter() time.Duration {
 
 // problem is the part of a problem document that programs read.
 type problem struct {
-	Reason string `json:"reason"`
-	Detail string `json:"detail"`
+	Reason     string `json:"reason"`
+	Detail     string `json:"detail"`
+	Violations []struct {
+		Field       string `json:"field"`
+		Description string `json:"description"`
+	} `json:"violations"`
 }
 
 func (a Answer) problem() (p problem) {
@@ -177,6 +181,9 @@ func (a Answer) Err() error {
 	p := a.problem()
 	if p.Reason == "" {
 		p.Detail = string(a.Body)
+	}
+	for _, v := range p.Violations {
+		p.Detail += "; " + v.Field + ": " + v.Description
 	}
 	return fmt.Errorf("%s answers %d %s: %s (request %s)", a.Region, a.Status, p.Reason, p.Detail, a.RequestID())
 }

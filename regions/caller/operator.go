@@ -20,6 +20,9 @@ import (
 	"antipode.example/platform/hlc"
 )
 
+// operatorLimit is how long an operator waits for a region that answers.
+const operatorLimit = time.Minute
+
 // operatorName is the service as which operators call; the API says what that may.
 const operatorName = "operator"
 
@@ -94,6 +97,8 @@ func (m *making) call(ctx context.Context, q Request) (Answer, error) {
 }
 
 func (m *making) send(ctx context.Context, q Request) (Answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, operatorLimit, fmt.Errorf("not within %s", operatorLimit))
+	defer cancel()
 	a, err := m.operator.client.Anywhere(ctx, m.regions, q.with(HeaderToken, m.seen))
 	if err != nil {
 		return Answer{}, err
@@ -135,6 +140,8 @@ func (m *making) signUp(ctx context.Context, email, password string) (user *user
 
 // await finds a user who is known to be somewhere.
 func (m *making) await(ctx context.Context, email string) (*userv1.User, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, operatorLimit, fmt.Errorf("not within %s", operatorLimit))
+	defer cancel()
 	for {
 		user, err := m.find(ctx, email)
 		if !errors.Is(err, errNoUser) {
