@@ -36,8 +36,8 @@ type serviceConfig struct {
 	ClockOffsetFile string         `yaml:"clock_offset_file"`
 	Shards          []serviceShard `yaml:"shards"`
 	Peers           []servicePeer  `yaml:"peers"`
-	// Services are the others of the region.
-	Services []serviceNeighbour `yaml:"services,omitempty"`
+	// Services are all others of the region.
+	Services []serviceNeighbour `yaml:"services"`
 	Log      struct {
 		Level  string `yaml:"level"`
 		Format string `yaml:"format"`
@@ -111,11 +111,11 @@ func (s Site) instance(r topology.Region, service topology.Service, instance int
 		if other.Name == service.Name {
 			continue
 		}
-		neighbour := serviceNeighbour{Name: other.Name}
+		n := serviceNeighbour{Name: other.Name}
 		for _, at := range r.Ports(other, topology.PortService) {
-			neighbour.Addresses = append(neighbour.Addresses, at.String())
+			n.Addresses = append(n.Addresses, at.String())
 		}
-		conf.Services = append(conf.Services, neighbour)
+		conf.Services = append(conf.Services, n)
 	}
 	if service.Extra != nil {
 		conf.Extra = service.Extra(r)
