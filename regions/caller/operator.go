@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -75,6 +76,22 @@ func (o *Operator) MakeAdmin(ctx context.Context, regions []Region, email string
 		}
 	}
 	return Admin{ID: user.GetId(), Email: user.GetEmail(), Created: created}, nil
+}
+
+// Administrator makes an administrator whose address and password nobody else knows, with the keys of the first of the regions, and signs in as that.
+func Administrator(ctx context.Context, keysDir string, regions []Region) (*Session, error) {
+	if len(regions) == 0 {
+		return nil, errors.New("make an administrator: there are no regions")
+	}
+	o, err := OpenOperator(keysDir, regions[0].Name)
+	if err != nil {
+		return nil, err
+	}
+	email, password := "admin-"+strings.ToLower(rand.Text())+"@example.com", rand.Text()
+	if _, err := o.MakeAdmin(ctx, regions, email, func() (string, error) { return password, nil }); err != nil {
+		return nil, fmt.Errorf("make an administrator: %w", err)
+	}
+	return SignIn(ctx, regions, email, password)
 }
 
 // errNoUser: the address belongs to nobody.

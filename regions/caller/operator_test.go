@@ -103,6 +103,24 @@ func TestWhatAnOperatorIsRefusedIsSaid(t *testing.T) {
 	}
 }
 
+func TestAnAdministratorOfOnesOwn(t *testing.T) {
+	w := newWorld(t)
+	w.refuse = func(_ string, resp http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/v1/sessions" {
+			return false
+		}
+		w.give(resp)
+		return true
+	}
+	s, err := Administrator(t.Context(), w.keysDir, w.regions)
+	if err != nil || s.email != w.user.GetEmail() || s.password != w.user.GetPassword() || !slices.Equal(w.user.GetRoles(), []string{"admin"}) {
+		t.Errorf("%v; the user is %v", err, w.user)
+	}
+	if _, err := Administrator(t.Context(), w.keysDir, nil); err == nil {
+		t.Error("there is one without regions")
+	}
+}
+
 func TestKeysThatAreNotThere(t *testing.T) {
 	if _, err := OpenOperator(t.TempDir(), "east"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the error is %v", err)
