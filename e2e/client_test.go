@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/e2e/await"
@@ -34,20 +36,21 @@ const patience = 2 * time.Minute
 // concurrent use.
 type client struct {
 	token string
-	// access is the access token that it sends; empty for the administrator's, so that a test can look at any user.
+	// access is the access token that it sends; empty for the administrator's, so that a test can look at any user. Who is nobody sends none.
 	access string
+	nobody bool
 }
 
 // admin stays signed in for all tests.
 var admin *caller.Session
 
-// authorization is what the client sends in the header of that name. Signing up is for those who have nothing to send.
+// authorization is what the client sends in the header of that name. Who signs up, in, or has only a refresh token, has nothing to send.
 func (c *client) authorization(ctx context.Context, method, path string) (string, error) {
 	switch {
+	case c.nobody, method == http.MethodPost && slices.Contains([]string{"/v1/users", "/v1/sessions", "/v1/sessions:refresh"}, path):
+		return "", nil
 	case c.access != "":
 		return "Bearer " + c.access, nil
-	case method == http.MethodPost && path == "/v1/users":
-		return "", nil
 	}
 	return admin.Authorization(ctx)
 }
@@ -141,14 +144,22 @@ func (a answer) user(t *testing.T) *userv1.User {
 }
 
 func (a answer) decode() (*userv1.User, error) {
-	if a.Status != http.StatusOK {
-		return nil, fmt.Errorf("status %d: %s", a.Status, a.Body)
-	}
 	u := &userv1.User{}
-	if err := protojson.Unmarshal(a.Body, u); err != nil {
-		return nil, fmt.Errorf("read a user from %s: %w", a.Body, err)
+	if err := a.read(u); err != nil {
+		return nil, err
 	}
 	return u, nil
+}
+
+// read decodes an answer of status 200.
+func (a answer) read(into proto.Message) error {
+	if a.Status != http.StatusOK {
+		return fmt.Errorf("status %d: %s", a.Status, a.Body)
+	}
+	if err := protojson.Unmarshal(a.Body, into); err != nil {
+		return fmt.Errorf("read a %s from %s: %w", into.ProtoReflect().Descriptor().Name(), a.Body, err)
+	}
+	return nil
 }
 
 // problem reads the body as a problem document.

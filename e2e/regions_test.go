@@ -30,10 +30,10 @@ func cut(t *testing.T, a, b *lab.Region) (heal func()) {
 	return heal
 }
 
-// digests asks a region what it holds: for each slot two hashes.
-func digests(ctx context.Context, r *lab.Region) ([]*replicationv1.SlotDigest, error) {
+// digests asks a region what it holds of a service: for each slot two hashes.
+func digests(ctx context.Context, r *lab.Region, service string) ([]*replicationv1.SlotDigest, error) {
 	var slots []*replicationv1.SlotDigest
-	err := r.AnySync(ctx, "user", func(ctx context.Context, c replicationv1.SyncServiceClient) error {
+	err := r.AnySync(ctx, service, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
 		resp, err := c.Digest(ctx, &replicationv1.DigestRequest{Slots: id.Slots})
 		slots = resp.GetSlots()
 		return err
@@ -49,9 +49,18 @@ func converged(t *testing.T) {
 	})
 }
 
-// alike returns nil when these regions hold the same.
+// alike returns nil when these regions hold the same of every service.
 func alike(ctx context.Context, regions ...*lab.Region) error {
-	first, err := digests(ctx, regions[0])
+	for _, service := range world.Topology().ServiceNames() {
+		if err := alikeIn(ctx, service, regions...); err != nil {
+			return fmt.Errorf("%s: %w", service, err)
+		}
+	}
+	return nil
+}
+
+func alikeIn(ctx context.Context, service string, regions ...*lab.Region) error {
+	first, err := digests(ctx, regions[0], service)
 	if err != nil {
 		return err
 	}
@@ -59,7 +68,7 @@ func alike(ctx context.Context, regions ...*lab.Region) error {
 		return errors.New("no slot holds anything")
 	}
 	for _, r := range regions[1:] {
-		other, err := digests(ctx, r)
+		other, err := digests(ctx, r, service)
 		if err != nil {
 			return err
 		}

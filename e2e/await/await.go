@@ -3,6 +3,7 @@ package await
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 )
@@ -13,18 +14,25 @@ const every = 100 * time.Millisecond
 // limit.
 func Until(t *testing.T, what string, limit time.Duration, ok func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	if err := For(t.Context(), what, limit, ok); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// For is Until where no test can fail: in one of several goroutines.
+func For(ctx context.Context, what string, limit time.Duration, ok func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		err := ok(ctx)
 		if err == nil {
-			return
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s: not within %s: %v", what, limit, err)
+			return fmt.Errorf("%s: not within %s: %w", what, limit, err)
 		case <-tick.C:
 		}
 	}
