@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,17 +70,18 @@ func TestBacklog(t *testing.T) {
 	}
 }
 
-// keptForSlots is the most that any primary keeps of its log for its logical slot, in MiB.
+// keptForSlots is the most that any primary keeps of its log for a service's logical slot, in MiB.
 func keptForSlots(t *testing.T, at *lab.Region, primaries []netip.Addr) float64 {
 	t.Helper()
 	kept := 0.0
 	for _, node := range primaries {
-		answer, err := query(t.Context(), at, node, `select round(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) / 1048576, 1) from pg_replication_slots
-			where slot_name = 'antipode_user' and wal_status <> 'lost'`)
+		answer, err := query(t.Context(), at, node, `select count(*), round(max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)) / 1048576, 1) from pg_replication_slots
+			where slot_type = 'logical' and wal_status <> 'lost'`)
 		must(t, err)
-		n, err := strconv.ParseFloat(answer, 64)
-		if err != nil {
-			t.Fatalf("the slot of %s is gone: %q", node, answer)
+		slots, most, _ := strings.Cut(answer, "|")
+		n, err := strconv.ParseFloat(most, 64)
+		if services := strconv.Itoa(len(world.Topology().Services)); err != nil || slots != services {
+			t.Fatalf("of %s slots of %s some are gone: %q", services, node, answer)
 		}
 		kept = max(kept, n)
 	}

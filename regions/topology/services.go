@@ -22,10 +22,12 @@ type Service struct {
 	Extra func(Region) map[string]any
 }
 
-// Services lists the services that there are, each after those that it calls. The first also gets the requests that belong to no service.
+// Services lists the services that there are. The first also gets the requests that belong to no service.
 func Services() []Service {
-	user := Service{Name: "user", Program: "userd", Paths: []string{"/v1/users"}, Memory: 256, Octet: 21}
-	return []Service{user}
+	return []Service{
+		{Name: "user", Program: "userd", Paths: []string{"/v1/users"}, Memory: 256, Octet: 21},
+		{Name: "session", Program: "sessiond", Paths: []string{"/v1/sessions", "/.well-known/jwks.json"}, Memory: 128, Octet: 31},
+	}
 }
 
 // Service returns the service of that name, if it is one of this world.
