@@ -436,7 +436,9 @@ func (r *region) testRefresh(t *testing.T) {
 
 func (r *region) testOfUser(t *testing.T) {
 	own, other, done := r.twoRecords(t)
-	all := func(seen copies.Seen) (copies.All[proto.Message], error) { return r.OfUser(t.Context(), own.User, seen) }
+	all := func(seen copies.Seen) (copies.All[proto.Message], error) {
+		return r.OfUser(t.Context(), own.User, seen)
+	}
 	titles := func(a copies.All[proto.Message]) string {
 		var list []string
 		for _, c := range a.Copies {

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// MaxKeys and MaxDataBytes bound what a client keeps with a session, the second its keys and values together.
-	MaxKeys      = 100
+	// MaxKeys bounds the keys that a client keeps with a session.
+	MaxKeys = 100
+	// MaxDataBytes bounds its keys and values together.
 	MaxDataBytes = 64 << 10
 	// maxBefore is how large a record may be that still takes data, in bytes. A record remembers every key that it ever had, and refreshes must always find room in it.
 	maxBefore = state.MaxRecordBytes / 2
@@ -89,4 +90,3 @@ func bytesOf(data map[string]string) (n int) {
 	}
 	return n
 }
-

@@ -68,6 +68,8 @@ func (s *Service) List(ctx context.Context, user id.ID, seen copies.Seen) (Sessi
 			l.List = append(l.List, Seen{Copy: c})
 		}
 	}
-	slices.SortStableFunc(l.List, func(a, b Seen) int { return b.Record.GetLastUseTime().AsTime().Compare(a.Record.GetLastUseTime().AsTime()) })
+	slices.SortStableFunc(l.List, func(a, b Seen) int {
+		return b.Record.GetLastUseTime().AsTime().Compare(a.Record.GetLastUseTime().AsTime())
+	})
 	return l, nil
 }

@@ -79,8 +79,8 @@ type Service struct {
 }
 
 // New makes a Service.
-func New(c Config) (*Service, error) {
-	counts, err := newCounts(c.Meter)
+func New(ctx context.Context, c Config) (*Service, error) {
+	counts, err := newCounts(ctx, c.Meter)
 	if err != nil {
 		return nil, err
 	}

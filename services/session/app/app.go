@@ -65,12 +65,12 @@ func define(file string) (service.Config, service.Definition, error) {
 }
 
 // open makes the service's rules and its API.
-func (a *app) open(_ context.Context, p *service.Parts) error {
+func (a *app) open(ctx context.Context, p *service.Parts) error {
 	conn, err := p.Service(auth.ServiceUser, users.RetrySafe)
 	if err != nil {
 		return err
 	}
-	sessions, err := session.New(session.Config{
+	sessions, err := session.New(ctx, session.Config{
 		Copies: p.Copies, Users: users.New(conn), Tokens: p.Auth, Refresh: a.refresh, Dead: p.Dead, Idempotency: p.Keys.Idempotency,
 		Clock: p.Clock, Random: rand.Reader, Log: p.Log, Meter: p.Meter,
 	})

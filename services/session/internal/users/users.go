@@ -19,7 +19,9 @@ import (
 
 // Credentials implements session.Credentials on behalf of the request that it finds in the context: it hands on what the caller has seen, and notes what the answer shows. Nothing that it asks changes
 // anything, so that a request may be repeated.
-type Credentials struct{ client userv1.CredentialServiceClient }
+type Credentials struct {
+	client userv1.CredentialServiceClient
+}
 
 // New is for a connection to the user service, with this service's own credentials.
 func New(conn grpc.ClientConnInterface) *Credentials {
