@@ -1,0 +1,312 @@
+package rpc
+
+import (
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	sessionv1 "antipode.example/api/gen/antipode/session/v1"
+	"antipode.example/platform/auth"
+	"antipode.example/platform/auth/authtest"
+	"antipode.example/platform/fault"
+	"antipode.example/platform/id"
+	"antipode.example/platform/rpc"
+	"antipode.example/services/session"
+)
+
+const (
+	get    = http.MethodGet
+	post   = http.MethodPost
+	patch  = http.MethodPatch
+	remove = http.MethodDelete
+)
+
+// The API on real engines, over REST.
+func TestAPI(t *testing.T) {
+	t.Parallel()
+	f := start(t)
+	t.Run("shape", f.testShape)
+	t.Run("sign-in", f.testSignIn)
+	t.Run("sign-in again with the same key", f.testKeyedSignIn)
+	t.Run("refresh", f.testRefresh)
+	t.Run("theft", f.testTheft)
+	t.Run("what ends a session", f.testEnds)
+	t.Run("list", f.testList)
+}
+
+func (f *fixture) testShape(t *testing.T) {
+	p := f.users.add(t, auth.RoleAdmin)
+	in := f.ok(t, post, "/v1/sessions", p.signIn("Ann's telephone"))
+	want := regexp.MustCompile(`^\{"session":\{"id":"[0-9a-f-]{36}","userId":"` + p.User.String() + `","deviceName":"Ann's telephone","originRegion":"us-east",` +
+		`"createTime":"[^"]+Z","lastUseTime":"[^"]+Z","expireTime":"[^"]+Z","state":"STATE_ACTIVE","data":\{\},"current":true\},` +
+		`"accessToken":"[\w.-]+","accessTokenExpireTime":"[^"]+Z","refreshToken":"[\w-]{100,512}"\}$`)
+	if body := strings.ReplaceAll(in.body, ": ", ":"); !want.MatchString(strings.ReplaceAll(body, ", ", ",")) {
+		t.Errorf("signed in: %s", in.body)
+	}
+	if life := in.time(t, "session", "expireTime").Sub(in.time(t, "session", "createTime")); life != session.Life {
+		t.Errorf("it lasts for %v", life)
+	}
+	claims := must(f.keys.Verify(in.field("accessToken")))(t)
+	if claims.User != p.User || claims.Session.String() != in.session() || !slices.Equal(claims.Roles, []string{auth.RoleAdmin}) ||
+		!claims.UserVector.Equal(p.Vector) || !claims.SessionVector.Equal(nil) || claims.Expires.Unix() != in.time(t, "accessTokenExpireTime").Unix() {
+		t.Errorf("the access token says %+v", claims)
+	}
+	got := f.ok(t, get, in.path(), "", in.bearer(rpc.HeaderToken, in.token())...)
+	if got.body != in.field("session") && must(id.Parse(got.field("id")))(t).String() != in.session() || got.field("current") != "true" || got.field("deviceName") != "Ann's telephone" {
+		t.Errorf("read: %s", got.body)
+	}
+	if d := in.header.Get(rpc.HeaderDurability); d != "local" {
+		t.Errorf("durability %q", d)
+	}
+}
+
+func (f *fixture) testSignIn(t *testing.T) {
+	p := f.users.add(t)
+	wrong := &person{email: p.email, password: "wrong"}
+	nobody := &person{email: "nobody@example.com", password: "wrong"}
+	for _, who := range []*person{wrong, nobody} {
+		f.counts(t, "sign_ins", "wrong", func() { f.refused(t, "unauthenticated", post, "/v1/sessions", who.signIn("")) })
+	}
+	var first, second answer
+	f.counts(t, "sign_ins", "ok", func() { first = f.signIn(t, p) })
+	second = f.signIn(t, p)
+	if first.session() == second.session() || first.refresh() == second.refresh() {
+		t.Errorf("two sign-ins are one: %s, %s", first.body, second.body)
+	}
+	// The second one knows of the first.
+	claims := must(f.keys.Verify(second.field("accessToken")))(t)
+	if claims.SessionVector[f.store.Replica()] != 1 {
+		t.Errorf("made under %v", claims.SessionVector)
+	}
+
+	f.limits.set(func(key string) bool { return strings.HasPrefix(key, "sign-in/account/") })
+	asked := f.users.asked
+	f.counts(t, "sign_ins", "limited", func() {
+		if a := f.refused(t, "rate_limited", post, "/v1/sessions", p.signIn("")); a.header.Get("Retry-After") != "60" {
+			t.Errorf("too often: %v", a.header)
+		}
+	})
+	f.limits.set(nil)
+	if f.users.asked != asked {
+		t.Error("a password was compared beyond the limit")
+	}
+	for _, key := range f.limits.asked {
+		if strings.Contains(key, "example.com") {
+			t.Errorf("a limit is kept under %q", key)
+		}
+	}
+	f.limits.asked = nil
+	upper := &person{email: strings.ToUpper(p.email), password: "wrong"}
+	for _, who := range []*person{wrong, upper} {
+		f.refused(t, "unauthenticated", post, "/v1/sessions", who.signIn(""))
+	}
+	if len(slices.Compact(f.limits.asked)) != 1 {
+		t.Errorf("one address has several limits: %q", f.limits.asked)
+	}
+
+	f.users.set(func() { f.users.broken = fault.New(fault.Unavailable, "the user service does not answer") })
+	f.refused(t, "unavailable", post, "/v1/sessions", p.signIn(""))
+	f.refused(t, "unavailable", post, "/v1/sessions:refresh", fmt.Sprintf(`{"refreshToken":%q}`, first.refresh()))
+	f.users.set(func() { f.users.broken = nil })
+	f.refreshed(t, first.refresh(), "")
+
+	f.remote.set(true)
+	defer f.remote.set(false)
+	if a := f.signIn(t, p, rpc.HeaderDurability, "remote"); a.header.Get(rpc.HeaderDurability) != "remote" {
+		t.Errorf("durability remote: %v", a.header)
+	}
+}
+
+func (f *fixture) testKeyedSignIn(t *testing.T) {
+	p, other := f.users.add(t), f.users.add(t)
+	first := f.signIn(t, p, keyed("k")...)
+	again := f.signIn(t, p, keyed("k")...)
+	if first.session() != again.session() || first.refresh() != again.refresh() || first.field("session") != again.field("session") {
+		t.Errorf("with the same key: %s, then %s", first.body, again.body)
+	}
+	if must(id.Parse(first.session()))(t).Slot() != p.User.Slot() {
+		t.Error("the session is not in its user's slot")
+	}
+	for what, one := range map[string]answer{"another key": f.signIn(t, p, keyed("l")...), "another user": f.signIn(t, other, keyed("k")...)} {
+		if one.session() == first.session() {
+			t.Errorf("%s: the same session", what)
+		}
+	}
+	f.refused(t, "unauthenticated", post, "/v1/sessions", (&person{email: p.email, password: "wrong"}).signIn(""), keyed("k")...)
+	f.ok(t, remove, first.path(), "", first.bearer()...)
+	if a := f.refused(t, "unauthenticated", post, "/v1/sessions", p.signIn(""), keyed("k")...); !strings.Contains(a.body, "has ended") {
+		t.Errorf("after the session has ended: %s", a.body)
+	}
+	if state := f.state(t, p, first.session()); state != "STATE_REVOKED" {
+		t.Errorf("the key brought it back: %s", state)
+	}
+}
+
+func (f *fixture) testRefresh(t *testing.T) {
+	p := f.users.add(t)
+	in := f.signIn(t, p)
+	f.clock.forward(t, time.Minute)
+	var next answer
+	f.counts(t, "refreshes", "ok", func() { next = f.refreshed(t, in.refresh(), "a") })
+	if next.session() != in.session() || next.refresh() == in.refresh() || !next.time(t, "session", "lastUseTime").After(in.time(t, "session", "lastUseTime")) {
+		t.Errorf("refreshed: %s", next.body)
+	}
+	before, after := must(f.keys.Verify(in.field("accessToken")))(t), must(f.keys.Verify(next.field("accessToken")))(t)
+	if !after.SessionVector.Equal(before.SessionVector) || !after.UserVector.Equal(before.UserVector) || !after.Expires.After(before.Expires) {
+		t.Errorf("the access tokens say %+v, then %+v", before, after)
+	}
+	// A repetition writes nothing.
+	var again answer
+	f.counts(t, "refreshes", "repeated", func() { again = f.refreshed(t, in.refresh(), "a") })
+	if again.refresh() != next.refresh() || again.field("session") != next.field("session") {
+		t.Errorf("repeated: %s, want %s", again.body, next.body)
+	}
+	if got, want := f.vector(t, p.User), next.covers(t, f, p.User); !got.Equal(want) {
+		t.Errorf("a repetition is a write: %v, before %v", got, want)
+	}
+	// A role that was given meanwhile is in the next token.
+	f.users.set(func() { p.Roles = []string{auth.RoleAdmin} })
+	third := f.refreshed(t, next.refresh(), "b")
+	if claims := must(f.keys.Verify(third.field("accessToken")))(t); !slices.Equal(claims.Roles, p.Roles) {
+		t.Errorf("roles %q", claims.Roles)
+	}
+
+	for what, token := range map[string]string{"no token": "x", "cut short": in.refresh()[:100], "an access token": in.field("accessToken")} {
+		if a := f.refresh(t, token, ""); a.field("reason") != "unauthenticated" {
+			t.Errorf("%s: %s", what, a.body)
+		}
+	}
+	f.limits.set(func(key string) bool { return key == "refresh/session/"+in.session() })
+	f.counts(t, "refreshes", "limited", func() {
+		if a := f.refresh(t, third.refresh(), "c"); a.field("reason") != "rate_limited" {
+			t.Errorf("too often: %s", a.body)
+		}
+	})
+	f.limits.set(nil)
+
+	never := session.RefreshKeys{testKey("r")}
+	elsewhere := never.Seal(never.First(p.User, id.KeyedIn(p.User.Slot(), []byte("test"), "never here"), ""))
+	if a := f.refresh(t, elsewhere, ""); a.field("reason") != "unavailable" || a.header.Get("Retry-After") != "1" {
+		t.Errorf("a session that is not here yet: %s", a.body)
+	}
+}
+
+// The thief comes second, with a key of his own: the session ends, and that is committed when it is said.
+func (f *fixture) testTheft(t *testing.T) {
+	p := f.users.add(t)
+	in := f.signIn(t, p)
+	next := f.refreshed(t, in.refresh(), "the owner's")
+	var thief answer
+	f.counts(t, "refreshes", "stolen", func() { thief = f.ended(t, in.refresh(), "the thief's") })
+	if !strings.Contains(thief.body, "used before") {
+		t.Errorf("the thief hears: %s", thief.body)
+	}
+	if state := f.state(t, p, in.session()); state != "STATE_STOLEN" {
+		t.Errorf("the session is %s", state)
+	}
+	f.counts(t, "refreshes", "ended", func() { f.ended(t, next.refresh(), "the owner's next") })
+	f.publish(t)
+	f.refused(t, "unauthenticated", get, next.path(), "", next.bearer()...)
+
+	log := f.log.String()
+	if !strings.Contains(log, "session_id="+in.session()) || !strings.Contains(log, "user_id="+p.User.String()) {
+		t.Error("the log does not tell of the theft")
+	}
+	for _, secret := range []string{p.email, p.password, in.refresh(), next.refresh(), next.field("accessToken")} {
+		if strings.Contains(log, secret) {
+			t.Errorf("the log has %q", secret)
+		}
+	}
+}
+
+func (f *fixture) testEnds(t *testing.T) {
+	for _, x := range []struct {
+		name  string
+		do    func(t *testing.T, p *person, in answer)
+		state string
+	}{
+		{"signing out", func(t *testing.T, _ *person, in answer) { f.ok(t, remove, in.path(), "", in.bearer()...) }, "STATE_REVOKED"},
+		{"signing out everywhere", func(t *testing.T, p *person, _ answer) {
+			f.ok(t, post, "/v1/sessions:revokeAll", `{}`, f.signIn(t, p).bearer()...)
+		}, "STATE_REVOKED"},
+		{"another password", func(t *testing.T, p *person, _ answer) {
+			if err := f.publisher.Add(f.users.changePassword(p)); err != nil {
+				t.Fatal(err)
+			}
+		}, "STATE_REVOKED"},
+		{"time", func(t *testing.T, _ *person, _ answer) { f.clock.forward(t, session.Life+time.Millisecond) }, "STATE_EXPIRED"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			p := f.users.add(t)
+			in := f.signIn(t, p)
+			next := f.refreshed(t, in.refresh(), "a")
+			x.do(t, p, in)
+			f.publish(t)
+			if state := f.state(t, p, in.session()); state != x.state {
+				t.Errorf("it is %s, want %s", state, x.state)
+			}
+			f.ended(t, next.refresh(), "b")
+			f.ended(t, in.refresh(), "a") // a repetition, too
+			f.refused(t, "unauthenticated", get, in.path(), "", in.bearer()...)
+			admin := authtest.Token(t, f.keys, auth.Admin, id.Keyed([]byte("test"), "admin"))
+			of := "?userId=" + p.User.String()
+			if l := f.ok(t, get, "/v1/sessions"+of, "", bearer(admin)...); l.field("sessions") != "[]" {
+				t.Errorf("listed: %s", l.body)
+			}
+			before := f.vector(t, p.User)
+			f.ok(t, remove, in.path()+of, "", bearer(admin)...)
+			if after := f.vector(t, p.User); x.name != "another password" && !after.Equal(before) {
+				t.Error("what has ended was ended again")
+			}
+			if state := f.state(t, p, in.session()); state != x.state {
+				t.Errorf("after it was revoked it is %s, want %s", state, x.state)
+			}
+			if x.name != "another password" {
+				f.refused(t, "invalid", patch, in.path()+"/data", `{"userId":"`+p.User.String()+`","set":{"a":"b"}}`, bearer(admin)...)
+			}
+			again := f.signIn(t, p) // who signs in now knows of all that
+			f.refreshed(t, again.refresh(), "")
+			f.ok(t, get, again.path(), "", again.bearer()...)
+		})
+	}
+}
+
+func (f *fixture) testList(t *testing.T) {
+	p := f.users.add(t)
+	var all []answer
+	for range 3 {
+		f.clock.forward(t, time.Second)
+		all = append(all, f.signIn(t, p))
+	}
+	f.clock.forward(t, time.Second)
+	f.refreshed(t, all[0].refresh(), "")
+	gone := f.signIn(t, p)
+	done := f.ok(t, remove, gone.path(), "", gone.bearer()...)
+
+	l := f.ok(t, get, "/v1/sessions", "", all[1].bearer(rpc.HeaderToken, done.token())...)
+	var ids []string
+	for _, one := range sessionsOf(t, l) {
+		ids = append(ids, one.GetId())
+		if current := one.GetId() == all[1].session(); one.GetCurrent() != current || one.GetState() != sessionv1.Session_STATE_ACTIVE || one.GetUserId() != p.User.String() {
+			t.Errorf("%v", one)
+		}
+	}
+	if want := []string{all[0].session(), all[2].session(), all[1].session()}; !slices.Equal(ids, want) {
+		t.Errorf("listed %q, want %q", ids, want)
+	}
+	if _, ok := l.header[http.CanonicalHeaderKey(rpc.HeaderToken)]; !ok || !l.covers(t, f, p.User).Equal(f.vector(t, p.User)) {
+		t.Error("the list's token does not cover what it shows")
+	}
+	stranger := f.signIn(t, f.users.add(t))
+	if l := f.ok(t, get, "/v1/sessions", "", stranger.bearer()...); len(sessionsOf(t, l)) != 1 {
+		t.Errorf("somebody else's: %s", l.body)
+	}
+	for _, path := range []string{"/v1/sessions?userId=" + p.User.String(), all[0].path() + "?userId=" + p.User.String()} {
+		f.refused(t, "forbidden", get, path, "", stranger.bearer()...)
+	}
+	f.refused(t, "not_found", get, all[0].path(), "", stranger.bearer()...)
+}
