@@ -35,16 +35,9 @@ func (s *Service) Refresh(ctx context.Context, e Exchange, seen copies.SeenFunc)
 	if err != nil {
 		return SignedIn{}, fault.New(fault.Unauthenticated, "the refresh token is not valid").Because(err)
 	}
-	if err := s.mayTry(ctx, s.counts.refreshes, "refresh/session/"+token.Session.String()); err != nil {
-		return SignedIn{}, err
-	}
-	user, err := s.c.Users.GetCredential(ctx, token.User)
-	if isKind(err, fault.NotFound) {
-		s.counts.refreshes.note(ctx, outcomeEnded)
-		return SignedIn{}, over().Because(err)
-	}
+	user, err := s.owner(ctx, token)
 	if err != nil {
-		return SignedIn{}, fmt.Errorf("ask for the user of a session: %w", err)
+		return SignedIn{}, err
 	}
 	t := &turn{s: s, token: token, key: e.Key, user: user}
 	r, err := s.sessions.Write(ctx, copies.Write{
@@ -54,6 +47,27 @@ func (s *Service) Refresh(ctx context.Context, e Exchange, seen copies.SeenFunc)
 		return SignedIn{}, err
 	}
 	return t.answer(ctx, r)
+}
+
+// owner is the user of a genuine token, as the user service knows him now.
+func (s *Service) owner(ctx context.Context, token Refresh) (Credential, error) {
+	if err := s.sessions.MayWrite(); err != nil {
+		return Credential{}, err
+	}
+	if s.c.Limits != nil {
+		if err := s.limited(ctx, s.counts.refreshes, s.c.Limits.AllowRefresh(ctx, token.Session)); err != nil {
+			return Credential{}, err
+		}
+	}
+	user, err := s.c.Users.GetCredential(ctx, token.User)
+	if isKind(err, fault.NotFound) {
+		s.counts.refreshes.note(ctx, outcomeEnded)
+		return Credential{}, over().Because(err)
+	}
+	if err != nil {
+		return Credential{}, fmt.Errorf("ask for the user of a session: %w", err)
+	}
+	return user, nil
 }
 
 // turn is one use of a refresh token.

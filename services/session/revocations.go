@@ -1,67 +1,58 @@
 package session
 
 import (
+	"errors"
 	"fmt"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	sessionv1 "antipode.example/api/gen/antipode/session/v1"
 	"antipode.example/platform/auth"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
-	"antipode.example/platform/record"
 	"antipode.example/platform/store"
 )
 
-// Watch reads from records what they revoke.
-type Watch struct{ registry *record.Registry }
-
-// NewWatch is for records of the types that the registry knows.
-func NewWatch(registry *record.Registry) Watch { return Watch{registry} }
-
-// Followed reports whether a record revokes anything.
-func (w Watch) Followed(rec *recordv1.Record) bool {
+// Followed says of which records Revocations has something to say: those of sessions that somebody ended, and those of accounts that ended all sessions, or are the graves of users. What it cannot read is among them.
+func Followed(rec *recordv1.Record) bool {
 	if rec.GetDeleted() != nil {
-		return rec.GetType() == AccountType
+		return rec.GetType() == AccountType // a session is forgotten only long after it has ended
 	}
-	m, err := w.registry.Decode(rec)
-	if err != nil {
-		return false
-	}
-	switch m := m.(type) {
-	case *sessionv1.SessionRecord:
-		return m.GetRevokeTime() != nil || stolen(m)
-	case *sessionv1.AccountRecord:
-		return len(m.GetRevocations()) > 0
+	switch rec.GetType() {
+	case RecordType:
+		m := &sessionv1.SessionRecord{}
+		err := proto.Unmarshal(rec.GetBody(), m)
+		_, ended := endedBySomebody(m)
+		return err != nil || ended
+	case AccountType:
+		m := &sessionv1.AccountRecord{}
+		err := proto.Unmarshal(rec.GetBody(), m)
+		return err != nil || len(m.GetRevocations()) > 0
 	}
 	return false
 }
 
-// Revocations are what a followed record revokes: a session that somebody ended, all sessions of a user that did not know of a write, or all that a user who was deleted has.
-func (w Watch) Revocations(f store.Followed) ([]auth.Revocation, error) {
-	recordID, err := id.FromBytes(f.Record.GetId())
-	if err != nil {
-		return nil, fmt.Errorf("read a revocation of user %s: %w", f.User, err)
+// Revocations are what a followed record revokes: a session that somebody ended, all sessions of a user that did not know of a write, or all that a user who was deleted has. An entry that cannot be
+// read is named by the error; the others are returned all the same.
+func Revocations(f store.Followed) ([]auth.Revocation, error) {
+	if deleted := f.Record.GetDeleted(); deleted != nil {
+		return []auth.Revocation{auth.DeletedUser(f.User, hlc.Stamp(deleted.GetStamp()).Time())}, nil
 	}
-	if f.Record.GetDeleted() != nil {
-		if f.Record.GetType() != AccountType || recordID != f.User {
-			return nil, nil // a session that was forgotten: it ended long before
-		}
-		return []auth.Revocation{auth.DeletedUser(f.User, hlc.Stamp(f.Record.GetDeleted().GetStamp()).Time())}, nil
+	if f.Record.GetType() == AccountType {
+		return ofAccount(f)
 	}
-	m, err := w.registry.Decode(f.Record)
-	if err != nil {
-		return nil, fmt.Errorf("read a revocation of user %s: %w", f.User, err)
+	session, err1 := id.FromBytes(f.Record.GetId())
+	m := &sessionv1.SessionRecord{}
+	if err := errors.Join(err1, proto.Unmarshal(f.Record.GetBody(), m)); err != nil {
+		return nil, fmt.Errorf("read what a session of user %s revokes: %w", f.User, err)
 	}
-	switch m := m.(type) {
-	case *sessionv1.SessionRecord:
-		if at, ended := endedBySomebody(m); ended {
-			return []auth.Revocation{auth.EndedSession(recordID, at)}, nil
-		}
-	case *sessionv1.AccountRecord:
-		return ofAccount(f.User, m), nil
+	at, ended := endedBySomebody(m)
+	if !ended {
+		return nil, nil
 	}
-	return nil, nil
+	return []auth.Revocation{auth.EndedSession(session, at)}, nil
 }
 
 // endedBySomebody says when a session ended before its time. Of a theft that is seen in what two regions wrote, nobody has noted when that was; it is told as of the session's own end, which
@@ -73,12 +64,18 @@ func endedBySomebody(rec *sessionv1.SessionRecord) (at time.Time, ended bool) {
 	return rec.GetExpireTime().AsTime(), stolen(rec)
 }
 
-// ofAccount: a revocation that cannot be read, which a newer binary may have written, ends no access token here; it refuses every refresh (Ended).
-func ofAccount(user id.ID, account *sessionv1.AccountRecord) []auth.Revocation {
-	writes, _ := auth.ReadWrites(account.GetRevocations())
+func ofAccount(f store.Followed) ([]auth.Revocation, error) {
+	m := &sessionv1.AccountRecord{}
+	if err := proto.Unmarshal(f.Record.GetBody(), m); err != nil {
+		return nil, fmt.Errorf("read what user %s has revoked: %w", f.User, err)
+	}
+	writes, ok := auth.ReadWrites(m.GetRevocations())
 	all := make([]auth.Revocation, len(writes))
 	for i, w := range writes {
-		all[i] = auth.RequiredWrite(user, auth.ServiceSession, w, account.GetRevokeTime().AsTime())
+		all[i] = auth.RequiredWrite(f.User, auth.ServiceSession, w, m.GetRevokeTime().AsTime())
 	}
-	return all
+	if !ok {
+		return all, fmt.Errorf("user %s has revoked what is not the name of a write: %q", f.User, m.GetRevocations())
+	}
+	return all, nil
 }

@@ -43,10 +43,14 @@ type Issuer interface {
 	IssueUser(g auth.Grant) (token string, expires time.Time, err error)
 }
 
-// Limits refuse what comes too often.
+// Limits bound how often something may be tried. Accounts are named in a way that does not tell their addresses; a source is the address of a client, and may be empty.
 type Limits interface {
-	// Allow counts an attempt under each of the keys. Errors: rate_limited, when one of them has had too many.
-	Allow(ctx context.Context, keys ...string) error
+	// AllowSignIn counts an attempt to sign in. Errors: rate_limited, when there were too many.
+	AllowSignIn(ctx context.Context, account, source string) error
+	// ReturnSignIn takes an attempt back: the password was right, or nobody could tell.
+	ReturnSignIn(ctx context.Context, account, source string)
+	// AllowRefresh counts a refresh of a session. Errors: rate_limited.
+	AllowRefresh(ctx context.Context, session id.ID) error
 }
 
 // Config is what a Service is made from. All is required but Limits and Dead.

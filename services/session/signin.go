@@ -22,6 +22,8 @@ const Life = 30 * 24 * time.Hour
 // Attempt is a request to sign in.
 type Attempt struct {
 	Email, Password string
+	// Source is the address of the client, for limits.
+	Source string
 	// Device is what the client calls itself.
 	Device string
 	// Key is the idempotency key; empty for none.
@@ -36,15 +38,9 @@ type Attempt struct {
 // The session is made under the versions of the user that this region has at this moment, here, and that the user service had when it found the password right: what ends all sessions,
 // and is not among the writes which these cover, ends this one too.
 func (s *Service) SignIn(ctx context.Context, a Attempt, seen copies.SeenFunc) (SignedIn, error) {
-	if err := s.mayTry(ctx, s.counts.signIns, "sign-in/account/"+s.nameOf(a.Email)); err != nil {
-		return SignedIn{}, err
-	}
-	user, err := s.c.Users.VerifyPassword(ctx, a.Email, a.Password)
-	if isKind(err, fault.Unauthenticated) {
-		s.counts.signIns.note(ctx, outcomeWrong)
-	}
+	user, err := s.verify(ctx, a)
 	if err != nil {
-		return SignedIn{}, fmt.Errorf("verify a password: %w", err)
+		return SignedIn{}, err
 	}
 	n, err := s.newSignIn(user, a)
 	if err != nil {
@@ -69,15 +65,31 @@ func (s *Service) SignIn(ctx context.Context, a Attempt, seen copies.SeenFunc) (
 	return in, err
 }
 
-// mayTry asks the limits, before anything else is asked.
-func (s *Service) mayTry(ctx context.Context, counted counter, key string) error {
+// verify has the password verified, as often as the limits allow. Where nothing may be written, nobody is asked.
+func (s *Service) verify(ctx context.Context, a Attempt) (Credential, error) {
 	if err := s.sessions.MayWrite(); err != nil {
-		return err
+		return Credential{}, err
 	}
-	if s.c.Limits == nil {
-		return nil
+	account := s.nameOf(a.Email)
+	if s.c.Limits != nil {
+		if err := s.limited(ctx, s.counts.signIns, s.c.Limits.AllowSignIn(ctx, account, a.Source)); err != nil {
+			return Credential{}, err
+		}
 	}
-	err := s.c.Limits.Allow(ctx, key)
+	user, err := s.c.Users.VerifyPassword(ctx, a.Email, a.Password)
+	if isKind(err, fault.Unauthenticated) {
+		s.counts.signIns.note(ctx, outcomeWrong)
+	} else if s.c.Limits != nil {
+		s.c.Limits.ReturnSignIn(ctx, account, a.Source)
+	}
+	if err != nil {
+		return Credential{}, fmt.Errorf("verify a password: %w", err)
+	}
+	return user, nil
+}
+
+// limited counts what was too often.
+func (s *Service) limited(ctx context.Context, counted counter, err error) error {
 	if isKind(err, fault.RateLimited) {
 		counted.note(ctx, outcomeLimited)
 	}

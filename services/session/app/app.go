@@ -49,12 +49,11 @@ func define(file string) (service.Config, service.Definition, error) {
 	if err != nil {
 		return cfg, service.Definition{}, fmt.Errorf("register record types: %w", err)
 	}
-	watch := session.NewWatch(registry)
 	return cfg, service.Definition{
 		Registry:    registry,
 		Projections: map[string]store.Projection{session.RecordType: session.Projection},
-		Followed:    watch.Followed,
-		Revocations: watch.Revocations,
+		Followed:    session.Followed,
+		Revocations: session.Revocations,
 		Follows:     []string{auth.ServiceUser},
 		GRPC:        []string{sessionv1.SessionService_ServiceDesc.ServiceName},
 		Open:        a.open,

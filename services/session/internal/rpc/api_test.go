@@ -83,33 +83,37 @@ func (f *fixture) testSignIn(t *testing.T) {
 		t.Errorf("made under %v", claims.SessionVector)
 	}
 
-	f.limits.set(func(key string) bool { return strings.HasPrefix(key, "sign-in/account/") })
+	f.limits.set(true)
 	asked := f.users.asked
 	f.counts(t, "sign_ins", "limited", func() {
 		if a := f.refused(t, "rate_limited", post, "/v1/sessions", p.signIn("")); a.header.Get("Retry-After") != "60" {
 			t.Errorf("too often: %v", a.header)
 		}
 	})
-	f.limits.set(nil)
 	if f.users.asked != asked {
 		t.Error("a password was compared beyond the limit")
 	}
-	for _, key := range f.limits.asked {
-		if strings.Contains(key, "example.com") {
-			t.Errorf("a limit is kept under %q", key)
-		}
-	}
-	f.limits.asked = nil
+	f.limits.set(false)
 	upper := &person{email: strings.ToUpper(p.email), password: "wrong"}
 	for _, who := range []*person{wrong, upper} {
 		f.refused(t, "unauthenticated", post, "/v1/sessions", who.signIn(""))
 	}
-	if len(slices.Compact(f.limits.asked)) != 1 {
-		t.Errorf("one address has several limits: %q", f.limits.asked)
+	if f.limits.returned > 0 {
+		t.Error("a wrong password does not count")
+	}
+	f.signIn(t, p)
+	if tried := slices.Compact(slices.Clone(f.limits.asked)); len(f.limits.asked) != 3 || len(tried) != 1 || strings.Contains(tried[0], "example.com") {
+		t.Errorf("one address has the limits %q", f.limits.asked)
+	}
+	if f.limits.returned != 1 {
+		t.Errorf("a sign-in counts as an attempt: %d were returned", f.limits.returned)
 	}
 
 	f.users.set(func() { f.users.broken = fault.New(fault.Unavailable, "the user service does not answer") })
 	f.refused(t, "unavailable", post, "/v1/sessions", p.signIn(""))
+	if f.limits.returned != 2 {
+		t.Error("an attempt counts that nobody has judged")
+	}
 	f.refused(t, "unavailable", post, "/v1/sessions:refresh", fmt.Sprintf(`{"refreshToken":%q}`, first.refresh()))
 	f.users.set(func() { f.users.broken = nil })
 	f.refreshed(t, first.refresh(), "")
@@ -180,13 +184,16 @@ func (f *fixture) testRefresh(t *testing.T) {
 			t.Errorf("%s: %s", what, a.body)
 		}
 	}
-	f.limits.set(func(key string) bool { return key == "refresh/session/"+in.session() })
+	f.limits.set(true)
 	f.counts(t, "refreshes", "limited", func() {
 		if a := f.refresh(t, third.refresh(), "c"); a.field("reason") != "rate_limited" {
 			t.Errorf("too often: %s", a.body)
 		}
 	})
-	f.limits.set(nil)
+	if !slices.Equal(f.limits.asked, []string{in.session()}) {
+		t.Errorf("limits of refreshes are kept for %q", f.limits.asked)
+	}
+	f.limits.set(false)
 
 	never := session.RefreshKeys{testKey("r")}
 	elsewhere := never.Seal(never.First(p.User, id.KeyedIn(p.User.Slot(), []byte("test"), "never here"), ""))
@@ -229,16 +236,24 @@ func (f *fixture) testEnds(t *testing.T) {
 		do    func(t *testing.T, p *person, in answer)
 		state string
 	}{
-		{"signing out", func(t *testing.T, _ *person, in answer) { f.ok(t, remove, in.path(), "", in.bearer()...) }, "STATE_REVOKED"},
+		{"signing out", func(t *testing.T, _ *person, in answer) {
+			t.Helper()
+			f.ok(t, remove, in.path(), "", in.bearer()...)
+		}, "STATE_REVOKED"},
 		{"signing out everywhere", func(t *testing.T, p *person, _ answer) {
+			t.Helper()
 			f.ok(t, post, "/v1/sessions:revokeAll", `{}`, f.signIn(t, p).bearer()...)
 		}, "STATE_REVOKED"},
 		{"another password", func(t *testing.T, p *person, _ answer) {
+			t.Helper()
 			if err := f.publisher.Add(f.users.changePassword(p)); err != nil {
 				t.Fatal(err)
 			}
 		}, "STATE_REVOKED"},
-		{"time", func(t *testing.T, _ *person, _ answer) { f.clock.forward(t, session.Life+time.Millisecond) }, "STATE_EXPIRED"},
+		{"time", func(t *testing.T, _ *person, _ answer) {
+			t.Helper()
+			f.clock.forward(t, session.Life+time.Millisecond)
+		}, "STATE_EXPIRED"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			p := f.users.add(t)

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,7 +49,6 @@ type fixture struct {
 	store     *store.Store
 	cache     *cache.Cache
 	sessions  *session.Service
-	watch     session.Watch
 	publisher *auth.Publisher
 	heard     store.Mark
 	keys      *auth.Keys // of all regions of a test
@@ -163,27 +161,43 @@ func (d *directory) GetCredential(_ context.Context, user id.ID) (session.Creden
 	return session.Credential{}, fault.New(fault.NotFound, "there is no user %s", user)
 }
 
-// limits refuse the keys that a test names, and remember which were asked for.
+// limits refuse what a test says, and remember for what they were asked.
 type limits struct {
-	mu    sync.Mutex
-	full  func(key string) bool
-	asked []string
+	mu       sync.Mutex
+	full     bool
+	asked    []string // accounts and sources, or sessions
+	returned int
 }
 
-func (l *limits) Allow(_ context.Context, keys ...string) error {
+func (l *limits) AllowSignIn(_ context.Context, account, source string) error {
+	return l.allow(account + " from " + source)
+}
+
+func (l *limits) ReturnSignIn(context.Context, string, string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.asked = append(l.asked, keys...)
-	if l.full != nil && slices.ContainsFunc(keys, l.full) {
+	l.returned++
+}
+
+func (l *limits) AllowRefresh(_ context.Context, session id.ID) error {
+	return l.allow(session.String())
+}
+
+func (l *limits) allow(what string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked = append(l.asked, what)
+	if l.full {
 		return fault.New(fault.RateLimited, "too many attempts").After(time.Minute)
 	}
 	return nil
 }
 
-func (l *limits) set(full func(key string) bool) {
+// set says whether too much was tried, and forgets what was.
+func (l *limits) set(full bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.full = full
+	l.full, l.asked, l.returned = full, nil, 0
 }
 
 // remoteSwitch is another region, reachable or not.
@@ -257,11 +271,10 @@ func startRegion(t *testing.T, number uint16, name string, clock *movable, keys 
 	ctx, log := t.Context(), slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), f.log), &slog.HandlerOptions{Level: slog.LevelInfo}))
 	engines := servicetest.NewRegion(t, session.ServiceName, number)
 	registry := must(session.NewRegistry())(t)
-	f.watch = session.NewWatch(registry)
 	router := must(shard.Open(ctx, engines.Shards, log))(t)
 	t.Cleanup(func() { _ = router.Close(context.WithoutCancel(ctx)) })
 	f.store = must(store.Open(ctx, store.Options{
-		Service: session.ServiceName, Registry: registry, Router: router, Clock: clock, Log: log, Followed: f.watch.Followed,
+		Service: session.ServiceName, Registry: registry, Router: router, Clock: clock, Log: log, Followed: session.Followed,
 		Projections: map[string]store.Projection{session.RecordType: session.Projection},
 	}))(t)
 	redis := cache.NewClient(engines.Redis.Addr)
@@ -321,7 +334,7 @@ func (f *fixture) publish(t *testing.T) {
 	}
 	f.heard = next
 	for _, one := range all {
-		if err := f.publisher.Add(must(f.watch.Revocations(one))(t)...); err != nil {
+		if err := f.publisher.Add(must(session.Revocations(one))(t)...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -404,20 +417,6 @@ func (a answer) bearer(others ...string) []string { return bearer(a.field("acces
 
 func bearer(token string, others ...string) []string {
 	return append([]string{rpc.HeaderAuthorization, "Bearer " + token}, others...)
-}
-
-// violations are the fields that a problem document names.
-func (a answer) violations() []string {
-	var p struct {
-		Violations []struct{ Field string }
-	}
-	_ = json.Unmarshal([]byte(a.body), &p)
-	var fields []string
-	for _, v := range p.Violations {
-		fields = append(fields, v.Field)
-	}
-	slices.Sort(fields)
-	return fields
 }
 
 // rest makes a request; headers come as pairs.

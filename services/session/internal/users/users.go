@@ -4,6 +4,7 @@ package users
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc"
 
@@ -64,20 +65,19 @@ func read(call *rpc.Call, got *userv1.Credential) (session.Credential, error) {
 	return c, nil
 }
 
-// refusal is what the user service's fault means to the caller of this one. The faults that are meant are told as they are, and those that another try, or another region, may not meet; a question
-// that changes nothing has no unknown outcome. All others are between the two services.
+// refusal is what the user service's fault means to the caller of this one. Told as they are: the faults that are meant, and those that are of the user, of the caller's time, or of what does not
+// answer for now. A question that changes nothing has no unknown outcome. All others are between the two services.
 func refusal(err error, meant ...fault.Kind) error {
 	f := fault.FromStatus(err)
-	for _, kind := range meant {
-		if f.Kind == kind {
-			return f
-		}
+	if slices.Contains(meant, f.Kind) {
+		return f
 	}
 	switch f.Kind {
-	case fault.TokenAhead, fault.RateLimited, fault.Deadline:
+	case fault.TokenAhead, fault.RateLimited, fault.Deadline, fault.NoQuorum, fault.Unavailable:
 		return f
-	case fault.Unavailable, fault.UnknownOutcome, fault.Draining, fault.CatchingUp, fault.SlotMoved, fault.Fenced, fault.Clock, fault.NoQuorum:
+	case fault.UnknownOutcome, fault.Draining, fault.CatchingUp, fault.SlotMoved, fault.Fenced:
 		return fault.New(fault.Unavailable, "the user service does not answer").After(f.RetryAfter).Because(err)
+	default:
+		return fmt.Errorf("ask the user service: %v", f) //nolint:errorlint // a fault in the chain would be told to the caller
 	}
-	return fmt.Errorf("ask the user service: %v", f) //nolint:errorlint // a fault in the chain would be told to the caller
 }
