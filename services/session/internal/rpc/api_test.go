@@ -36,6 +36,11 @@ func TestAPI(t *testing.T) {
 	t.Run("theft", f.testTheft)
 	t.Run("what ends a session", f.testEnds)
 	t.Run("list", f.testList)
+	t.Run("what ended long ago", f.testForgets)
+	t.Run("data", f.testData)
+	t.Run("introspection", f.testIntrospect)
+	t.Run("deleted user", f.testDeletedUser)
+	t.Run("bad input", f.testBadInput)
 }
 
 func (f *fixture) testShape(t *testing.T) {
@@ -324,4 +329,218 @@ func (f *fixture) testList(t *testing.T) {
 		f.refused(t, "forbidden", get, path, "", stranger.bearer()...)
 	}
 	f.refused(t, "not_found", get, all[0].path(), "", stranger.bearer()...)
+}
+
+// Of sessions that have ended, those of the last day can be seen.
+func (f *fixture) testForgets(t *testing.T) {
+	p := f.users.add(t)
+	admin := func() []string {
+		return bearer(authtest.Token(t, f.keys, auth.Admin, id.Keyed([]byte("test"), "admin")))
+	}
+	of := "?userId=" + p.User.String()
+	revoked, expires := f.signIn(t, p, keyed("k")...), f.signIn(t, p)
+	f.ok(t, remove, revoked.path(), "", revoked.bearer()...)
+	f.clock.forward(t, 23*time.Hour)
+	f.signIn(t, p)
+	f.ok(t, get, revoked.path()+of, "", admin()...)
+	f.clock.forward(t, time.Hour+time.Second)
+	f.signIn(t, p)
+	f.refused(t, "not_found", get, revoked.path()+of, "", admin()...)
+	f.refused(t, "not_found", remove, revoked.path()+of, "", admin()...)
+	f.ended(t, revoked.refresh(), "")
+	f.refused(t, "unauthenticated", post, "/v1/sessions", p.signIn(""), keyed("k")...)
+
+	f.clock.forward(t, session.Life-2*time.Hour)
+	everywhere := f.signIn(t, p)
+	if state := f.state(t, p, expires.session()); state != "STATE_EXPIRED" {
+		t.Errorf("a session whose time is over is %s", state)
+	}
+	f.ok(t, post, "/v1/sessions:revokeAll", `{}`, everywhere.bearer()...)
+	f.clock.forward(t, 24*time.Hour+time.Second)
+	f.signIn(t, p)
+	for _, one := range []answer{expires, everywhere} {
+		f.refused(t, "not_found", get, one.path()+of, "", admin()...)
+		f.ended(t, one.refresh(), "")
+	}
+	if l := f.ok(t, get, "/v1/sessions"+of, "", admin()...); len(sessionsOf(t, l)) != 1 {
+		t.Errorf("listed: %s", l.body)
+	}
+}
+
+func (f *fixture) testData(t *testing.T) {
+	p := f.users.add(t)
+	in := f.signIn(t, p)
+	set := func(body string) answer { return f.rest(t, patch, in.path()+"/data", body, in.bearer()...) }
+	data := func(a answer) string { return strings.NewReplacer(" ", "", "\n", "").Replace(a.field("data")) }
+
+	if a := set(`{"set":{"theme":"dark","a.b":"1","":"x"}}`); a.field("reason") != "invalid" {
+		t.Errorf("an empty key: %s", a.body)
+	}
+	if a := set(`{"set":{"theme":"dark","a.b":"1"}}`); data(a) != `{"a.b":"1","theme":"dark"}` || a.field("current") != "true" || a.field("state") != "STATE_ACTIVE" {
+		t.Errorf("set: %s", a.body)
+	}
+	if a := set(`{"set":{"theme":"light"},"remove":["a.b","never there"]}`); data(a) != `{"theme":"light"}` {
+		t.Errorf("changed: %s", a.body)
+	}
+	before := f.vector(t, p.User)
+	for _, body := range []string{`{}`, `{"remove":["never there"]}`} {
+		if a := set(body); data(a) != `{"theme":"light"}` {
+			t.Errorf("%s: %s", body, a.body)
+		}
+	}
+	if after := f.vector(t, p.User); !after.Equal(before) {
+		t.Error("what changes nothing is a write")
+	}
+	if a := set(`{"set":{"theme":"light"}}`); data(a) != `{"theme":"light"}` || f.vector(t, p.User).Equal(before) {
+		t.Errorf("the same value: %s", a.body)
+	}
+	if a := set(`{"set":{"theme":"x"},"remove":["theme"]}`); a.field("reason") != "invalid" || !strings.Contains(a.body, "remove[0]") {
+		t.Errorf("both: %s", a.body)
+	}
+	if got := f.ok(t, get, in.path(), "", in.bearer()...); data(got) != `{"theme":"light"}` {
+		t.Errorf("read: %s", got.body)
+	}
+
+	many := func(n int, prefix, value string) string {
+		var all []string
+		for i := range n {
+			all = append(all, fmt.Sprintf(`"%s%d":%q`, prefix, i, value))
+		}
+		return `{"set":{` + strings.Join(all, ",") + `}}`
+	}
+	if a := set(many(99, "k", "")); a.status != http.StatusOK {
+		t.Errorf("100 keys: %s", a.body)
+	}
+	if a := set(`{"set":{"one more":""}}`); a.field("reason") != "too_large" || a.status != http.StatusRequestEntityTooLarge {
+		t.Errorf("101 keys: %d %s", a.status, a.body)
+	}
+	if a := set(`{"set":{"one for another":""},"remove":["k0"]}`); a.status != http.StatusOK {
+		t.Errorf("100 keys still: %s", a.body)
+	}
+	large := f.signIn(t, p)
+	in = large
+	if a := set(many(4, "k", strings.Repeat("v", 16382))); a.status != http.StatusOK {
+		t.Errorf("64 KiB: %s", a.body)
+	}
+	if a := set(`{"set":{"l":""}}`); a.field("reason") != "too_large" {
+		t.Errorf("a byte more: %s", a.body)
+	}
+	f.refreshed(t, large.refresh(), "a")
+
+	// Keys that were there are remembered; there must always be room for a refresh.
+	in = f.signIn(t, p)
+	refused := false
+	for i := 0; i < 40 && !refused; i++ {
+		a := set(many(100, fmt.Sprintf("%080d-", i), ""))
+		if refused = a.field("reason") == "too_large"; refused {
+			break
+		}
+		var all []string
+		for k := range 100 {
+			all = append(all, fmt.Sprintf(`"%080d-%d"`, i, k))
+		}
+		if a = set(`{"remove":[` + strings.Join(all, ",") + `]}`); a.status != http.StatusOK {
+			refused = a.field("reason") == "too_large"
+		}
+	}
+	if !refused {
+		t.Error("a record grows for ever")
+	}
+	f.refreshed(t, in.refresh(), "a")
+}
+
+func (f *fixture) testIntrospect(t *testing.T) {
+	p := f.users.add(t, auth.RoleAdmin)
+	in, other := f.signIn(t, p), f.signIn(t, f.users.add(t))
+	ask := func(token string) answer {
+		return f.ok(t, post, "/v1/sessions:introspect", fmt.Sprintf(`{"accessToken":%q}`, token), other.bearer()...)
+	}
+	a := ask(in.field("accessToken"))
+	for path, want := range map[string]string{
+		"active": "true", "userId": p.User.String(), "sessionId": in.session(), "roles": `["admin"]`, "service": "", "region": "us-east", "expireTime": in.field("accessTokenExpireTime"),
+	} {
+		if got := a.field(path); got != want {
+			t.Errorf("%s is %q, want %q", path, got, want)
+		}
+	}
+	service := ask(authtest.Token(t, f.keys, auth.ServiceActor("user"), id.ID{}))
+	if service.field("active") != "true" || service.field("service") != "user" || service.field("userId") != "" || service.field("sessionId") != "" {
+		t.Errorf("a service's token: %s", service.body)
+	}
+	f.ok(t, remove, in.path(), "", in.bearer()...)
+	f.publish(t)
+	none := ask("x").body
+	for what, token := range map[string]string{"revoked": in.field("accessToken"), "a refresh token": in.refresh()} {
+		if a := ask(token); a.field("active") != "false" || a.body != none {
+			t.Errorf("%s: %s", what, a.body)
+		}
+	}
+	f.refused(t, "unauthenticated", post, "/v1/sessions:introspect", `{"accessToken":"x"}`)
+}
+
+// A user who was deleted is signed out, whether or not this service has heard of that.
+func (f *fixture) testDeletedUser(t *testing.T) {
+	p := f.users.add(t)
+	in := f.signIn(t, p)
+	f.users.set(func() { p.deleted = true })
+	f.counts(t, "refreshes", "ended", func() { f.ended(t, in.refresh(), "a") })
+	if err := f.publisher.Add(auth.DeletedUser(p.User, time.Now())); err != nil { // as the user service tells
+		t.Fatal(err)
+	}
+	if state := f.state(t, p, in.session()); state != "STATE_REVOKED" {
+		t.Errorf("the session is %s", state)
+	}
+	f.refused(t, "unauthenticated", get, in.path(), "", in.bearer()...)
+}
+
+func (f *fixture) testBadInput(t *testing.T) {
+	p := f.users.add(t)
+	in := f.signIn(t, p)
+	own := in.bearer()
+	admin := bearer(authtest.Token(t, f.keys, auth.Admin, id.Keyed([]byte("test"), "admin")))
+	never := "/v1/sessions/" + id.KeyedIn(p.User.Slot(), []byte("test"), "never").String()
+	otherSlot := "/v1/sessions/" + id.KeyedIn((p.User.Slot()+1)%id.Slots, []byte("test"), "never").String()
+	before := f.vector(t, p.User)
+	for _, x := range []struct {
+		name, method, path, body, reason, field string
+		headers                                 []string
+	}{
+		{"no address", post, "/v1/sessions", `{"password":"x"}`, "invalid", "email", nil},
+		{"no password", post, "/v1/sessions", `{"email":"a@example.com"}`, "invalid", "password", nil},
+		{"a password of 1025 bytes", post, "/v1/sessions", `{"email":"a@example.com","password":"` + strings.Repeat("x", 1025) + `"}`, "invalid", "password", nil},
+		{"a device's name of 101 characters", post, "/v1/sessions", p.signIn(strings.Repeat("é", 101)), "invalid", "device_name", nil},
+		{"unknown member", post, "/v1/sessions", `{"email":"a@example.com","password":"x","passwd":"y"}`, "invalid", "passwd", nil},
+		{"a bad key", post, "/v1/sessions", p.signIn(""), "invalid", "idempotency-key", keyed(strings.Repeat("k", 129))},
+		{"a forged causal token", post, "/v1/sessions", p.signIn(""), "invalid", "antipode-token", []string{rpc.HeaderToken, "x"}},
+		{"a bad access token", post, "/v1/sessions", p.signIn(""), "unauthenticated", "", bearer("x")},
+		{"no refresh token", post, "/v1/sessions:refresh", `{}`, "invalid", "refresh_token", nil},
+		{"a refresh token of 513 characters", post, "/v1/sessions:refresh", `{"refreshToken":"` + strings.Repeat("A", 513) + `"}`, "invalid", "refresh_token", nil},
+		{"an id that is none", get, "/v1/sessions/x", "", "invalid", "id", own},
+		{"a user that is none", get, in.path() + "?userId=x", "", "invalid", "user_id", admin},
+		{"a user that is none, in a list", get, "/v1/sessions?userId=x", "", "invalid", "user_id", admin},
+		{"a user that is none, to sign out everywhere", post, "/v1/sessions:revokeAll", `{"userId":"x"}`, "invalid", "user_id", admin},
+		{"nobody's, to read", get, never, "", "not_found", "", own},
+		{"nobody's, to end", remove, never, "", "not_found", "", own},
+		{"nobody's, to change", patch, never + "/data", `{"set":{"a":"b"}}`, "not_found", "", own},
+		{"in another user's slot, to read", get, otherSlot, "", "not_found", "", own},
+		{"in another user's slot, to end", remove, otherSlot, "", "not_found", "", own},
+		{"another user's", get, in.path(), "", "not_found", "", f.signIn(t, f.users.add(t)).bearer()},
+		{"no access token", get, in.path(), "", "unauthenticated", "", nil},
+		{"a value of 16 KiB and a byte", patch, in.path() + "/data", `{"set":{"a":"` + strings.Repeat("x", 16385) + `"}}`, "invalid", `set["a"]`, own},
+		{"a key of 101 characters", patch, in.path() + "/data", `{"set":{"` + strings.Repeat("x", 101) + `":""}}`, "invalid", `set["` + strings.Repeat("x", 101) + `"]`, own},
+		{"a key to remove, twice", patch, in.path() + "/data", `{"remove":["a","a"]}`, "invalid", "remove", own},
+		{"an access token that is empty", post, "/v1/sessions:introspect", `{"accessToken":""}`, "invalid", "access_token", own},
+		{"an access token that is too long", post, "/v1/sessions:introspect", `{"accessToken":"` + strings.Repeat("x", 8193) + `"}`, "invalid", "access_token", own},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			a := f.refused(t, x.reason, x.method, x.path, x.body, x.headers...)
+			if fields := strings.Join(slices.Compact(a.violations()), " "); fields != x.field {
+				t.Errorf("it is about %q, want %q: %.300s", fields, x.field, a.body)
+			}
+		})
+	}
+	if after := f.vector(t, p.User); !after.Equal(before) {
+		t.Error("bad input is a write")
+	}
+	f.refreshed(t, in.refresh(), "")
 }

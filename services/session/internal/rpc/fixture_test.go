@@ -419,6 +419,19 @@ func bearer(token string, others ...string) []string {
 	return append([]string{rpc.HeaderAuthorization, "Bearer " + token}, others...)
 }
 
+// violations are the fields that a problem document names.
+func (a answer) violations() []string {
+	var p struct {
+		Violations []struct{ Field string }
+	}
+	_ = json.Unmarshal([]byte(a.body), &p)
+	var fields []string
+	for _, v := range p.Violations {
+		fields = append(fields, v.Field)
+	}
+	return fields
+}
+
 // rest makes a request; headers come as pairs.
 func (f *fixture) rest(t *testing.T, method, path, body string, headers ...string) answer {
 	t.Helper()
