@@ -146,6 +146,11 @@ var table = []mutant{
 		dir: "platform/limit", test: "TestRedisGone",
 	},
 	{
+		name: "a region leaves the work of a silent one to any that is heard", guarantee: "somebody does the work of a region that is dead",
+		file: "platform/takeover/takeover.go", old: "p.Number < self", new: "p.Number != 0",
+		dir: "platform/takeover", test: "TestSomebodyActs",
+	},
+	{
 		name: "a claim is confirmed whoever it names", guarantee: "no address has two owners",
 		file: "platform/claims/claims.go", old: "If(clientv3.Compare(clientv3.Value(string(key)), \"=\", expected)).Then(op(expected))",
 		new: "If(clientv3.Compare(clientv3.CreateRevision(string(key)), \">\", 0)).Then(op(expected))",
