@@ -133,7 +133,7 @@ type PeerStatus struct {
 	Region string
 	// Number is the region's number in replicas.
 	Number uint16
-	// SilentFor is the time since the last heartbeat or answer, at first since New; Silent that it is too long. Only where Run runs others are heard.
+	// SilentFor is the time since the last heartbeat or answer, at first since New; Silent that it is too long. Others are heard only while Run or Hear runs.
 	SilentFor time.Duration
 	Silent    bool
 	Clock     ClockOffset
@@ -160,6 +160,15 @@ const (
 	// pingLimit bounds a ping: longer than any round trip that is worth measuring.
 	pingLimit = 2 * time.Second
 )
+
+// Hear asks the other regions for their clocks until ctx ends, so that Peers says how they are. Run does the same; Hear is for a process that does not replicate and wants to know.
+func (r *Replicator) Hear(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, p := range r.peers {
+		all.Go(func() { r.ping(ctx, p) })
+	}
+	all.Wait()
+}
 
 // ping asks the region for its clock every two seconds.
 func (r *Replicator) ping(ctx context.Context, p *peer) {

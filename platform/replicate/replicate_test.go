@@ -90,6 +90,25 @@ func TestRegionsConverge(t *testing.T) {
 	}
 }
 
+// A process that does not replicate hears all the same who is there, what time it is there, and who has fallen silent.
+func TestHear(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	a, b := w.regions[0], w.regions[1]
+	a.hearsOnly = true
+	a.options = append(a.options, func(c *replicate.Config) { c.SilentAfter = 5 * time.Second })
+	a.replicate(t)
+	b.replicate(t)
+	status := func() replicate.PeerStatus { return a.replicator.Peers()[0] }
+	eventually(t, "b is silent that was never heard", func() bool { return status().Silent })
+	b.serve(t)
+	eventually(t, "b is heard", func() bool { s := status(); return s.Number == 2 && !s.Silent && !s.Clock.At.IsZero() })
+	b.stopServer()
+	eventually(t, "b is silent", func() bool { return status().Silent })
+	if n := a.reconciled(t); n != 0 {
+		t.Errorf("who only hears has compared %d times", n)
+	}
+}
+
 // What can never be applied goes to the dead letters, with where it came from; what comes after it is applied.
 func TestPoisonGoesToTheDeadLetters(t *testing.T) {
 	w := newWorld(t, 1, 1)
