@@ -21,6 +21,7 @@ type Revocation struct {
 	id      id.ID // of the session, or of the user
 	service string
 	dot     causal.Dot
+	by      causal.Replica // deleted the user
 	at      time.Time
 	expires int64 // milliseconds since 1970
 }
@@ -38,9 +39,9 @@ func EndedSession(session id.ID, at time.Time) Revocation {
 	return Revocation{kind: endedSession, id: session, at: at}
 }
 
-// DeletedUser kills all tokens of a user.
-func DeletedUser(user id.ID, at time.Time) Revocation {
-	return Revocation{kind: deletedUser, id: user, at: at}
+// DeletedUser kills all tokens of a user, and says to other services who deleted him: the replica of the write, 0 when that is not known.
+func DeletedUser(user id.ID, at time.Time, by causal.Replica) Revocation {
+	return Revocation{kind: deletedUser, id: user, at: at, by: by}
 }
 
 // RequiredWrite kills the tokens of a user that were made without knowledge of a write of a service (ServiceSession or ServiceUser): those of sessions that began before it, and those of
@@ -67,7 +68,7 @@ func (r Revocation) proto() *authv1.Revocation {
 	case endedSession:
 		p.What = &authv1.Revocation_SessionId{SessionId: r.id[:]}
 	case deletedUser:
-		p.What = &authv1.Revocation_DeletedUserId{DeletedUserId: r.id[:]}
+		p.What, p.Replica = &authv1.Revocation_DeletedUserId{DeletedUserId: r.id[:]}, uint32(r.by)
 	case requiredWrite:
 		p.What = &authv1.Revocation_Requirement{Requirement: &authv1.Requirement{UserId: r.id[:], Service: r.service, Dot: r.dot.Proto()}}
 	}
@@ -83,7 +84,7 @@ func revocationOf(p *authv1.Revocation) (Revocation, error) {
 		r.kind = endedSession
 		r.id, err = id.FromBytes(what.SessionId)
 	case *authv1.Revocation_DeletedUserId:
-		r.kind = deletedUser
+		r.kind, r.by = deletedUser, causal.Replica(p.GetReplica())
 		r.id, err = id.FromBytes(what.DeletedUserId)
 	case *authv1.Revocation_Requirement:
 		r.kind, r.service, r.dot = requiredWrite, what.Requirement.GetService(), causal.DotOf(what.Requirement.GetDot())
@@ -99,9 +100,24 @@ func revocationOf(p *authv1.Revocation) (Revocation, error) {
 type Revoked struct {
 	mu       sync.RWMutex
 	sessions map[id.ID]int64 // when they may be forgotten
-	deleted  map[id.ID]int64
+	deleted  map[id.ID]deletion
 	required map[id.ID][]required
 	swept    int64
+}
+
+// deletion is one entry for each user.
+type deletion struct {
+	by      causal.Replica
+	expires int64
+}
+
+// with is the entry of two deletions of one user: when regions deleted him at the same time, everyone is to settle on the same of them.
+func (d deletion) with(other deletion) deletion {
+	if d.by == 0 || other.by != 0 && other.by < d.by {
+		d.by = other.by
+	}
+	d.expires = max(d.expires, other.expires)
+	return d
 }
 
 // required is one entry for each service and replica: of two writes of one replica, who covers the later one covers both.
@@ -112,7 +128,7 @@ type required struct {
 }
 
 func newRevoked() *Revoked {
-	return &Revoked{sessions: map[id.ID]int64{}, deleted: map[id.ID]int64{}, required: map[id.ID][]required{}}
+	return &Revoked{sessions: map[id.ID]int64{}, deleted: map[id.ID]deletion{}, required: map[id.ID][]required{}}
 }
 
 // Dead reports whether a revocation kills a token with these claims. Services' tokens are not revoked.
@@ -151,6 +167,23 @@ func (r *Revoked) Len() int {
 	return n
 }
 
+// Deletion is a user who was deleted, and the replica whose write did it; 0 when that is not known.
+type Deletion struct {
+	User id.ID
+	By   causal.Replica
+}
+
+// Deleted are the users of whom the set knows that they were deleted, in no order: those of the last day, as long as the publisher keeps revocations.
+func (r *Revoked) Deleted() []Deletion {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make([]Deletion, 0, len(r.deleted))
+	for user, d := range r.deleted {
+		all = append(all, Deletion{user, d.by})
+	}
+	return all
+}
+
 // add adds a revocation that expires, and returns what the set has of it now; changed is false when it had that already, or when the revocation has expired.
 func (r *Revoked) add(one Revocation, now int64) (has Revocation, changed bool) {
 	if one.expires <= now {
@@ -163,7 +196,14 @@ func (r *Revoked) add(one Revocation, now int64) (has Revocation, changed bool) 
 	case endedSession:
 		changed = later(r.sessions, one)
 	case deletedUser:
-		changed = later(r.deleted, one)
+		had, known := r.deleted[one.id]
+		d := deletion{one.by, one.expires}
+		if had.expires > now { // else it counts as forgotten, whether it was swept away or not
+			d = d.with(had)
+		}
+		one.by, one.expires = d.by, d.expires
+		r.deleted[one.id] = d
+		changed = !known || d != had
 	case requiredWrite:
 		all := r.required[one.id]
 		i := slices.IndexFunc(all, func(n required) bool { return n.service == one.service && n.dot.Replica == one.dot.Replica })
@@ -202,8 +242,8 @@ func (r *Revoked) all(now int64) []Revocation {
 	for session, expires := range r.sessions {
 		add(Revocation{kind: endedSession, id: session, expires: expires})
 	}
-	for user, expires := range r.deleted {
-		add(Revocation{kind: deletedUser, id: user, expires: expires})
+	for user, d := range r.deleted {
+		add(Revocation{kind: deletedUser, id: user, by: d.by, expires: d.expires})
 	}
 	for user, needs := range r.required {
 		for _, n := range needs {
@@ -230,8 +270,8 @@ func (r *Revoked) sweep(now int64) {
 			delete(r.sessions, session)
 		}
 	}
-	for user, expires := range r.deleted {
-		if expires <= now {
+	for user, d := range r.deleted {
+		if d.expires <= now {
 			delete(r.deleted, user)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 
 	authv1 "antipode.example/api/gen/antipode/auth/v1"
 	"antipode.example/platform/causal"
+	"antipode.example/platform/id"
 )
 
 func newPublisher(t testing.TB, c *clock, loaded bool) *Publisher {
@@ -51,8 +53,8 @@ func TestDead(t *testing.T) {
 		{"nothing revoked", nil, token(nil, nil), false},
 		{"its session", []Revocation{EndedSession(session, now)}, token(nil, nil), true},
 		{"another session of the user", []Revocation{EndedSession(newID("other"), now)}, token(nil, nil), false},
-		{"its user", []Revocation{DeletedUser(user, now)}, token(nil, nil), true},
-		{"another user", []Revocation{DeletedUser(newID("bob"), now)}, token(nil, nil), false},
+		{"its user", []Revocation{DeletedUser(user, now, 0)}, token(nil, nil), true},
+		{"another user", []Revocation{DeletedUser(newID("bob"), now, replica(1))}, token(nil, nil), false},
 		{"began before", []Revocation{RequiredWrite(user, ServiceSession, dot(1, 5), now)}, token(causal.Vector{replica(1): 4}, nil), true},
 		{"began after", []Revocation{RequiredWrite(user, ServiceSession, dot(1, 5), now)}, token(causal.Vector{replica(1): 5, replica(2): 1}, nil), false},
 		{"began elsewhere, concurrently", []Revocation{RequiredWrite(user, ServiceSession, dot(1, 5), now)}, token(causal.Vector{replica(1): 4, replica(2): 900}, nil), true},
@@ -64,7 +66,7 @@ func TestDead(t *testing.T) {
 		{"covers the first of two of one replica", []Revocation{RequiredWrite(user, ServiceSession, dot(1, 5), now), RequiredWrite(user, ServiceSession, dot(1, 3), now)}, token(causal.Vector{replica(1): 3}, nil), true},
 		{"another user's requirement", []Revocation{RequiredWrite(newID("bob"), ServiceSession, dot(1, 5), now)}, token(nil, nil), false},
 		{"next incarnation", []Revocation{RequiredWrite(user, ServiceSession, causal.Dot{Replica: causal.NewReplica(1, 2), N: 1}, now)}, token(causal.Vector{replica(1): 5}, nil), true},
-		{"a service", []Revocation{DeletedUser(user, now), EndedSession(session, now)}, &Claims{Service: "session"}, false},
+		{"a service", []Revocation{DeletedUser(user, now, 0), EndedSession(session, now)}, &Claims{Service: "session"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPublisher(t, newClock(), true)
@@ -85,7 +87,7 @@ func TestAddRefuses(t *testing.T) {
 	for name, bad := range map[string]Revocation{
 		"nothing":          {},
 		"no session":       EndedSession([16]byte{}, c.Now()),
-		"no user":          DeletedUser([16]byte{}, c.Now()),
+		"no user":          DeletedUser([16]byte{}, c.Now(), replica(1)),
 		"a strange vector": RequiredWrite(user, "asset", causal.Dot{Replica: replica(1), N: 1}, c.Now()),
 		"the bottom":       RequiredWrite(user, ServiceUser, causal.Dot{}, c.Now()),
 	} {
@@ -98,6 +100,50 @@ func TestAddRefuses(t *testing.T) {
 	}
 	if _, err := NewPublisher(PublisherConfig{Clock: c, Retention: Life}); err == nil {
 		t.Error("a retention that a token outlives is taken")
+	}
+}
+
+// Whoever hears of two deletions of one user settles on the same replica, in whichever order they come; one that is not known gives way, and one that has expired does, too.
+func TestDeletedBy(t *testing.T) {
+	c := newClock()
+	alice, bob := newID("alice"), newID("bob")
+	for name, tt := range map[string]struct {
+		by   []causal.Replica
+		want causal.Replica
+	}{
+		"one":              {[]causal.Replica{replica(2)}, replica(2)},
+		"two":              {[]causal.Replica{replica(1), replica(2)}, replica(1)},
+		"two, other order": {[]causal.Replica{replica(2), replica(1)}, replica(1)},
+		"not known":        {[]causal.Replica{0}, 0},
+		"known later":      {[]causal.Replica{0, replica(2)}, replica(2)},
+		"known before":     {[]causal.Replica{replica(2), 0}, replica(2)},
+	} {
+		p := newPublisher(t, c, true)
+		if err := p.Add(DeletedUser(bob, c.Now(), replica(7)), EndedSession(newID("s"), c.Now())); err != nil {
+			t.Fatal(err)
+		}
+		for _, by := range tt.by {
+			if err := p.Add(DeletedUser(alice, c.Now(), by)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := map[id.ID]causal.Replica{}
+		for _, d := range p.Revoked().Deleted() {
+			got[d.User] = d.By
+		}
+		if want := map[id.ID]causal.Replica{alice: tt.want, bob: replica(7)}; !maps.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+	}
+	p := newPublisher(t, c, true)
+	for _, by := range []causal.Replica{replica(1), replica(2)} {
+		if err := p.Add(DeletedUser(alice, c.Now(), by)); err != nil {
+			t.Fatal(err)
+		}
+		c.forward(25 * time.Hour)
+	}
+	if got := p.Revoked().Deleted(); !slices.Equal(got, []Deletion{{alice, replica(2)}}) {
+		t.Errorf("after the first has expired: %v", got)
 	}
 }
 
@@ -116,7 +162,7 @@ func TestRetention(t *testing.T) {
 	if n := p.Revoked().Len(); n != 0 {
 		t.Errorf("%d entries, and all have expired", n)
 	}
-	must(p.Add(EndedSession(session, c.Now().Add(-time.Hour)), DeletedUser(newID("future"), c.Now().Add(time.Hour))))
+	must(p.Add(EndedSession(session, c.Now().Add(-time.Hour)), DeletedUser(newID("future"), c.Now().Add(time.Hour), replica(1))))
 	must(p.Add(RequiredWrite(newID("bob"), ServiceUser, causal.Dot{Replica: replica(1), N: 9}, c.Now())))
 	c.forward(22 * time.Hour)
 	must(p.Add(EndedSession(newID("x"), c.Now())))
@@ -281,7 +327,7 @@ func (r revocation) at(now time.Time) Revocation {
 	case 0:
 		return EndedSession(one, at)
 	case 1:
-		return DeletedUser(one, at)
+		return DeletedUser(one, at, r.dot.Replica)
 	default:
 		return RequiredWrite(one, []string{ServiceSession, ServiceUser}[r.service], r.dot, at)
 	}

@@ -314,7 +314,7 @@ func TestWatchOverGRPC(t *testing.T) {
 	go func() { defer close(done); f.Run(ctx) }()
 	equal := func() bool { return slices.Equal(contents(f.set, c.Now()), contents(p.set, c.Now())) }
 	eventually(t, "the snapshot", equal)
-	add(DeletedUser(newID("alice"), c.Now()))
+	add(DeletedUser(newID("alice"), c.Now(), replica(1)))
 	eventually(t, "news", equal)
 	link.set(true)
 	eventually(t, "the break is noticed", func() bool { return p.watching() == 0 })

@@ -137,7 +137,9 @@ func (p *peer) call(ctx context.Context, limit time.Duration, f func(context.Con
 // PeerStatus is what is known of another region.
 type PeerStatus struct {
 	Region string
-	// SilentFor is the time since the last heartbeat or answer; Silent that it is too long.
+	// Number is the region's number in replicas.
+	Number uint16
+	// SilentFor is the time since the last heartbeat or answer, at first since New; Silent that it is too long. Others are heard only while Run or Hear runs.
 	SilentFor time.Duration
 	Silent    bool
 	Clock     ClockOffset
@@ -153,7 +155,7 @@ func (r *Replicator) Peers() []PeerStatus {
 	for i, p := range r.peers {
 		since := p.silentFor()
 		p.mu.Lock()
-		all[i] = PeerStatus{Region: p.Region, SilentFor: since, Silent: since > r.config.SilentAfter, Clock: p.clock, Compared: p.compared, Diverged: p.diverged}
+		all[i] = PeerStatus{Region: p.Region, Number: p.Number, SilentFor: since, Silent: since > r.config.SilentAfter, Clock: p.clock, Compared: p.compared, Diverged: p.diverged}
 		p.mu.Unlock()
 	}
 	return all
@@ -164,6 +166,15 @@ const (
 	// pingLimit bounds a ping: longer than any round trip that is worth measuring.
 	pingLimit = 2 * time.Second
 )
+
+// Hear asks the other regions for their clocks until ctx ends, so that Peers says how they are. Run does the same; Hear is for a process that does not replicate and wants to know.
+func (r *Replicator) Hear(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, p := range r.peers {
+		all.Go(func() { r.ping(ctx, p) })
+	}
+	all.Wait()
+}
 
 // ping asks the region for its clock every two seconds.
 func (r *Replicator) ping(ctx context.Context, p *peer) {

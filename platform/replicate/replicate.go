@@ -158,6 +158,7 @@ func (r *Replicator) Close() {
 func (r *Replicator) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
+	all.Go(func() { r.Hear(ctx) })
 	byItem := make(map[string]func(context.Context))
 	var items, regions []string
 	byRegion := make(map[string]*peer)
@@ -170,7 +171,6 @@ func (r *Replicator) Run(ctx context.Context) {
 	}
 	for _, p := range r.peers {
 		regions, byRegion[p.Region] = append(regions, p.Region), p
-		all.Go(func() { r.ping(ctx, p) })
 		all.Go(func() { r.reconcileOnDemand(ctx, p) })
 		all.Go(func() { r.fetchWanted(ctx, p) })
 	}

@@ -83,10 +83,29 @@ func TestRegionsConverge(t *testing.T) {
 				!slices.ContainsFunc(lag.GetShards(), func(s *replicationv1.ShardLag) bool { return s.GetLagMs() > 30_000 || s.GetSilentMs() > 30_000 })
 		})
 		for _, p := range r.replicator.Peers() {
-			if p.Silent || p.Clock.At.IsZero() || p.Clock.Offset.Abs() > time.Second {
+			if p.Region != fmt.Sprintf("region-%d", p.Number) || p.Silent || p.Clock.At.IsZero() || p.Clock.Offset.Abs() > time.Second {
 				t.Errorf("%s thinks of another region: %+v", r.name, p)
 			}
 		}
+	}
+}
+
+// A process that does not replicate hears all the same who is there, what time it is there, and who has fallen silent.
+func TestHear(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	a, b := w.regions[0], w.regions[1]
+	a.hearsOnly = true
+	a.options = append(a.options, func(c *replicate.Config) { c.SilentAfter = 5 * time.Second })
+	a.replicate(t)
+	b.replicate(t)
+	status := func() replicate.PeerStatus { return a.replicator.Peers()[0] }
+	eventually(t, "b is silent that was never heard", func() bool { return status().Silent })
+	b.serve(t)
+	eventually(t, "b is heard", func() bool { s := status(); return s.Number == 2 && !s.Silent && !s.Clock.At.IsZero() })
+	b.stopServer()
+	eventually(t, "b is silent", func() bool { return status().Silent })
+	if n := a.reconciled(t); n != 0 {
+		t.Errorf("who only hears has compared %d times", n)
 	}
 }
 

@@ -93,6 +93,7 @@ type region struct {
 	applied    sync.Map // id.ID → true
 
 	stopCapture, stopReplicate, stopServer func()
+	hearsOnly                              bool // in place of the role replicate
 }
 
 // newWorld makes regions of so many shards each. Nothing runs yet but the engines.
@@ -274,7 +275,11 @@ func (r *region) replicate(t *testing.T) {
 	replicator := r.replicator
 	go func() {
 		defer close(done)
-		replicator.Run(ctx)
+		if r.hearsOnly {
+			replicator.Hear(ctx)
+		} else {
+			replicator.Run(ctx)
+		}
 	}()
 	r.stopReplicate = sync.OnceFunc(func() { cancel(); <-done; replicator.Close(); _ = leases.Close() })
 	t.Cleanup(r.stopReplicate)

@@ -147,6 +147,10 @@ func (p *Process) api() []lifecycle.Component {
 	var front *gateway.Server
 	var listener net.Listener
 	parts := append(p.authenticate(), lifecycle.Component{Name: "rules", Start: p.openRules})
+	if !p.cfg.has(RoleReplicate) {
+		// Else nobody here knows the clocks of other regions, and which of them are silent.
+		parts = append(parts, lifecycle.Component{Name: "hear", Run: func(ctx context.Context) error { p.replicator.Hear(ctx); return ctx.Err() }})
+	}
 	parts = append(parts, p.definition.Background...)
 	return append(parts, lifecycle.Component{
 		Name: "api",

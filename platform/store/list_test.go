@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 
@@ -61,6 +62,46 @@ func TestListPages(t *testing.T) {
 	}
 	if page, err := r.List(t.Context(), "other", time.Time{}, id.ID{}, 10); err != nil || len(page) != 0 {
 		t.Errorf("another type lists %v, %v", page, err)
+	}
+}
+
+// Pages of users show each once, in order, whatever their records are, but not those who were deleted.
+func TestUsersPages(t *testing.T) {
+	r := newRegion(t, 1, 2)
+	var want []id.ID
+	for i := range 25 {
+		user := newID(t, uint16(i*160))
+		r.mustSet(t, user, own(user), "flag", i%2 == 0)
+		if i%3 == 0 {
+			r.mustSet(t, user, state.Key{Type: sample.Type, ID: newID(t, uint16(i*160))}, "title", "more")
+		}
+		if i%5 == 0 {
+			if _, err := r.Write(t.Context(), store.WriteRequest{User: user, Keys: []state.Key{own(user)}, Change: func(d *state.Draft) error { return d.Delete(own(user)) }}); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		want = append(want, user)
+	}
+	slices.SortFunc(want, func(a, b id.ID) int { return bytes.Compare(a[:], b[:]) })
+	for _, limit := range []int{1, 7, 1000} {
+		var got []id.ID
+		for after := (id.ID{}); ; after = got[len(got)-1] {
+			page, err := r.Users(t.Context(), after, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(page) > limit {
+				t.Fatalf("a page of %d with limit %d", len(page), limit)
+			}
+			if len(page) == 0 {
+				break
+			}
+			got = append(got, page...)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("pages of %d show %v, want %v", limit, got, want)
+		}
 	}
 }
 

@@ -184,6 +184,31 @@ func (s *Store) List(ctx context.Context, recordType string, after time.Time, af
 	return s.list(ctx, limit, visibleSQL, recordType, after, [16]byte(afterID), limit)
 }
 
+// Users returns up to limit users of whom this region has anything, after one, in id order, merged across shards. Those who were deleted are left out.
+func (s *Store) Users(ctx context.Context, after id.ID, limit int) ([]id.ID, error) {
+	var all []id.ID
+	var mu sync.Mutex
+	err := s.each(func(sh *shard.Shard) error {
+		return sh.Primary.Query(ctx, "list users", func(r pgx.Rows) error {
+			var user [16]byte
+			if err := r.Scan(&user); err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, user)
+			return nil
+		}, `select c.user_id from causality c join slots s on s.slot = c.slot and s.owned
+			where c.user_id > $1 and not exists (select from records g where g.user_id = c.user_id and g.deleted and g.id = g.user_id)
+			order by c.user_id limit $2`, [16]byte(after), limit)
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(all, func(a, b id.ID) int { return bytes.Compare(a[:], b[:]) })
+	return all[:min(len(all), limit)], nil
+}
+
 func (s *Store) list(ctx context.Context, limit int, sql string, args ...any) ([]Listed, error) {
 	var all []Listed
 	var mu sync.Mutex

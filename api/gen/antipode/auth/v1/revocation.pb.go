@@ -123,7 +123,9 @@ type Revocation struct {
 	//	*Revocation_Requirement
 	What isRevocation_What `protobuf_oneof:"what"`
 	// When the entry may be forgotten: milliseconds since 1970 on the answering service's clock.
-	ExpireUnixMs  int64 `protobuf:"varint,4,opt,name=expire_unix_ms,json=expireUnixMs,proto3" json:"expire_unix_ms,omitempty"`
+	ExpireUnixMs int64 `protobuf:"varint,4,opt,name=expire_unix_ms,json=expireUnixMs,proto3" json:"expire_unix_ms,omitempty"`
+	// Of a deleted user: the replica whose write deleted the user. 0 when that is not known.
+	Replica       uint32 `protobuf:"varint,5,opt,name=replica,proto3" json:"replica,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -199,6 +201,13 @@ func (x *Revocation) GetExpireUnixMs() int64 {
 	return 0
 }
 
+func (x *Revocation) GetReplica() uint32 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
 type isRevocation_What interface {
 	isRevocation_What()
 }
@@ -209,7 +218,7 @@ type Revocation_SessionId struct {
 }
 
 type Revocation_DeletedUserId struct {
-	// A user was deleted, 16 bytes: all of the user's tokens.
+	// A user was deleted, 16 bytes: all of the user's tokens. What other services keep of the user is to be deleted, too, by the region of `replica`.
 	DeletedUserId []byte `protobuf:"bytes,2,opt,name=deleted_user_id,json=deletedUserId,proto3,oneof"`
 }
 
@@ -296,14 +305,15 @@ const file_antipode_auth_v1_revocation_proto_rawDesc = "" +
 	"\fWatchRequest\"k\n" +
 	"\rWatchResponse\x12>\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x1c.antipode.auth.v1.RevocationR\vrevocations\x12\x1a\n" +
-	"\bcomplete\x18\x02 \x01(\bR\bcomplete\"\xc8\x01\n" +
+	"\bcomplete\x18\x02 \x01(\bR\bcomplete\"\xe2\x01\n" +
 	"\n" +
 	"Revocation\x12\x1f\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fH\x00R\tsessionId\x12(\n" +
 	"\x0fdeleted_user_id\x18\x02 \x01(\fH\x00R\rdeletedUserId\x12A\n" +
 	"\vrequirement\x18\x03 \x01(\v2\x1d.antipode.auth.v1.RequirementH\x00R\vrequirement\x12$\n" +
-	"\x0eexpire_unix_ms\x18\x04 \x01(\x03R\fexpireUnixMsB\x06\n" +
+	"\x0eexpire_unix_ms\x18\x04 \x01(\x03R\fexpireUnixMs\x12\x18\n" +
+	"\areplica\x18\x05 \x01(\rR\areplicaB\x06\n" +
 	"\x04what\"k\n" +
 	"\vRequirement\x12\x17\n" +
 	"\auser_id\x18\x01 \x01(\fR\x06userId\x12\x18\n" +
