@@ -72,6 +72,7 @@ func TestTheLifeOfALab(t *testing.T) {
 		o.idle(t)
 	}
 	user := o.walk(t, first)
+	o.admin(t, first)
 
 	o.killSupervisor(t, first)
 	o.up(t)

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -26,9 +25,11 @@ func (o *operator) walk(t *testing.T, s lab.Status) (user string) {
 	if n := strings.Count(script, "curl "); n < 5 {
 		t.Fatalf("the README's walk has only %d requests; are its commands still indented?\n%s", n, script)
 	}
-	printed := o.shell(t, strings.ReplaceAll(script, "/tmp/created", filepath.Join(t.TempDir(), "created")))
+	printed := o.shell(t, strings.ReplaceAll(script, "/tmp/", t.TempDir()+"/"))
 	for _, want := range []string{
 		`"id":`, "antipode-token: ", // created
+		`"accessToken":`, `"refreshToken":`, // signed in
+		"an access token is needed",                 // without one
 		`"firstName":"Jack"`, `"lastName":"Smythe"`, // both changes
 	} {
 		if !strings.Contains(strings.ToLower(printed), strings.ToLower(want)) {
@@ -55,12 +56,44 @@ func (o *operator) walk(t *testing.T, s lab.Status) (user string) {
 	}
 	o.must(t, "conflicts", "restore", lost.Name)
 	o.must(t, "sync")
-	user = o.shell(t, o.mine(s, "curl -sf http://127.10.1.1:8080/v1/users/"+lost.UserID))
+	user = o.shell(t, o.asJohn(s, "curl -sf http://127.10.1.1:8080/v1/users/"+lost.UserID))
 	if !strings.Contains(user, `"displayName":`+lost.Lost) {
 		t.Fatalf("after restoring %s: %s", lost.Lost, user)
 	}
 	o.sees(t, user)
 	return user
+}
+
+// asJohn signs the README's user in, in the first region, and makes a request as him.
+func (o *operator) asJohn(s lab.Status, curl string) string {
+	return o.as(s, `{"email":"john@example.com","password":"correct horse battery"}`, curl)
+}
+
+// as signs a user in, in the first region, and makes a request as that.
+func (o *operator) as(s lab.Status, credentials, curl string) string {
+	return o.mine(s, fmt.Sprintf(`
+		ACCESS=$(curl -sf http://127.10.1.1:8080/v1/sessions --json '%s' | grep -o '"accessToken":"[^"]*' | cut -d'"' -f4)
+		%s -H "authorization: Bearer $ACCESS"`, credentials, curl))
+}
+
+// admin makes an administrator, twice, and looks at all users as that.
+func (o *operator) admin(t *testing.T, s lab.Status) {
+	t.Helper()
+	var made, again struct {
+		ID, Email, Password string
+		Created             bool
+	}
+	o.read(t, &made, "admin", "create", "--email", "root@example.com", "--generate-password")
+	o.read(t, &again, "admin", "create", "--email", "Root@example.com", "--generate-password")
+	if !made.Created || made.Email != "root@example.com" || made.Password == "" || again.ID != made.ID || again.Created || again.Password != "" {
+		t.Errorf("an administrator is made as %+v, and then as %+v", made, again)
+	}
+	all := o.shell(t, o.as(s, fmt.Sprintf(`{"email":%q,"password":%q}`, made.Email, made.Password), "curl -sf http://127.10.1.1:8080/v1/users"))
+	for _, email := range []string{"root@example.com", "john@example.com"} {
+		if !strings.Contains(all, `"`+email+`"`) {
+			t.Errorf("the administrator does not see %s among %s", email, all)
+		}
+	}
 }
 
 // sees wants every region to show the same user.
@@ -74,7 +107,7 @@ func (o *operator) sees(t *testing.T, user string) {
 	for i := range s.Regions {
 		url := fmt.Sprintf("http://127.10.%d.1:8080/v1/users/%s", i+1, id[1])
 		await.Until(t, s.Regions[i].Name+" shows the user", patience, func(ctx context.Context) error {
-			out, err := exec.CommandContext(ctx, "sh", "-c", o.mine(s, "curl -sf "+url)).Output()
+			out, err := exec.CommandContext(ctx, "sh", "-c", o.asJohn(s, "curl -sf "+url)).Output()
 			if err != nil || string(out) != user {
 				return fmt.Errorf("it shows %s (%w), want %s", out, err, user)
 			}

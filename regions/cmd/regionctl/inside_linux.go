@@ -27,7 +27,7 @@ func newExec(s *settings) *cobra.Command {
 		Long: `exec runs a command in the network namespace of a region, or in that of the clients (world), as the user who calls it. PostgreSQL's
 clients find the password of the user antipode in their environment.`,
 		Example: `  regionctl exec us-east -- psql -h 198.18.1.11 -U antipode user
-  regionctl exec world -- curl -s --interface 198.18.200.4 http://198.18.2.1:8080/v1/users`,
+  regionctl exec world -- curl -s --interface 198.18.200.4 http://198.18.2.1:8080/openapi.json`,
 		Args:              cobra.MinimumNArgs(2),
 		ValidArgsFunction: s.completeRegions(1, topology.World),
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -319,19 +319,20 @@ func (s *settings) welcome(out io.Writer) error {
 		self += " --lab " + s.lab
 	}
 	first, last := status.Regions[0], status.Regions[len(status.Regions)-1]
-	fmt.Fprintf(out, `
-try:
-  curl -s http://%s/v1/users -H 'content-type: application/json' \
-    -d '{"firstName":"John","lastName":"Smith","email":"john@example.com","address":{"city":"New York","country":"US"}}'
-  curl -s http://%s/v1/users
-  %s status
-`, first.Door, last.Door, self)
-	if len(status.Regions) > 1 {
-		fmt.Fprintf(out, "  %s link cut %s %s\n  %s link heal %s %s\n  %s digest\n", self, first.Name, last.Name, self, first.Name, last.Name, self)
-	}
 	sudo := ""
 	if os.Getenv("SUDO_UID") != "" {
 		sudo = "sudo "
+	}
+	fmt.Fprintf(out, `
+try:
+  curl -s http://%[1]s/v1/users --json '{"firstName":"John","lastName":"Smith","email":"john@example.com","password":"correct horse battery"}'
+  ACCESS=$(curl -s http://%[1]s/v1/sessions --json '{"email":"john@example.com","password":"correct horse battery"}' | grep -o '"accessToken":"[^"]*' | cut -d'"' -f4)
+  curl -s http://%[2]s/v1/sessions -H "authorization: Bearer $ACCESS"
+  %[3]s status
+  %[4]s%[3]s admin create --email you@example.com
+`, first.Door, last.Door, self, sudo)
+	if len(status.Regions) > 1 {
+		fmt.Fprintf(out, "  %s link cut %s %s\n  %s link heal %s %s\n  %s digest\n", self, first.Name, last.Name, self, first.Name, last.Name, self)
 	}
 	fmt.Fprintf(out, "  %s%s down\n", sudo, self)
 	return nil
