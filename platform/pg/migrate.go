@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/golang-migrate/migrate/v4"
 	migratepgx "github.com/golang-migrate/migrate/v4/database/pgx/v5"
@@ -15,9 +16,22 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// CreateDatabase creates c.Database on the cluster's primary when it is not there. The user needs CREATEDB, and may connect to the database
+const (
+	// knownWait is how long a new database may be unknown on a standby, knownEvery how often that is looked at.
+	knownWait  = 30 * time.Second
+	knownEvery = 50 * time.Millisecond
+)
+
+// CreateDatabase creates c.Database on the cluster's primary when it is not there, and waits up to 30 s until a connection by c finds it. The user needs CREATEDB, and may connect to the database
 // "postgres". Two processes may do this at once.
 func CreateDatabase(ctx context.Context, c Config) error {
+	if err := c.create(ctx); err != nil {
+		return err
+	}
+	return c.awaitKnown(ctx)
+}
+
+func (c Config) create(ctx context.Context) error {
 	maintenance := c
 	maintenance.Database = "postgres"
 	conn, err := maintenance.Connect(ctx, map[string]string{"statement_timeout": "0"}) // it takes as long as it takes; the context bounds it
@@ -38,6 +52,29 @@ func CreateDatabase(ctx context.Context, c Config) error {
 		return nil // another process was faster
 	}
 	return Fault("create the database", Committing, err)
+}
+
+// awaitKnown waits for a standby that stands before the primary in the list of nodes and has not replayed the making of the database yet: what it answers ends the attempt to connect, and no other
+// node is asked.
+func (c Config) awaitKnown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, knownWait)
+	defer cancel()
+	tick := time.NewTicker(knownEvery)
+	defer tick.Stop()
+	for {
+		conn, err := c.Connect(ctx, nil)
+		if err == nil {
+			return conn.Close(context.WithoutCancel(ctx))
+		}
+		if pgErr := (*pgconn.PgError)(nil); !errors.As(err, &pgErr) || pgErr.Code != pgerrcode.InvalidCatalogName {
+			return Fault("look for the new database", Uncommitted, err)
+		}
+		select {
+		case <-ctx.Done():
+			return Fault("wait until every node knows the new database", Uncommitted, err)
+		case <-tick.C:
+		}
+	}
 }
 
 // Migrate brings the schema of c.Database up to the last of the migrations in files (names as golang-migrate wants them: 0001_name.up.sql). It takes an

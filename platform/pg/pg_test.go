@@ -358,6 +358,42 @@ func TestCreateAndMigrate(t *testing.T) {
 	}
 }
 
+// A standby that is asked first refuses a connection to a database that it has not replayed, and the primary is not asked then.
+func TestCreateWaitsForTheStandby(t *testing.T) {
+	first := pgtest.NewServer(t, nil)
+	second := pgtest.NewStandby(t, first, "second")
+	standby, err := pgx.Connect(t.Context(), second.DSN("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = standby.Close(context.WithoutCancel(t.Context())) })
+	do := func(sql string) {
+		t.Helper()
+		if _, err := standby.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do("select pg_wal_replay_pause()")
+	c := pg.Config{Nodes: []string{second.Addr(), first.Addr()}, Database: "made", User: "postgres"}
+	made := make(chan error, 1)
+	go func() { made <- pg.CreateDatabase(t.Context(), c) }()
+	primary := open(t, pg.Config{Nodes: []string{first.Addr()}, Database: "postgres", User: "postgres"})
+	poll(t, "the database", func() bool { return count(t, primary, "select count(*) from pg_database where datname = 'made'") == 1 })
+	wantKind(t, open(t, c).Ping(t.Context()), fault.Unavailable)
+	select {
+	case err := <-made:
+		t.Fatalf("a standby does not know the database, and it counts as made: %v", err)
+	default:
+	}
+	do("select pg_wal_replay_resume()")
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, c).Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func poll(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !ok(); <-time.After(10 * time.Millisecond) {

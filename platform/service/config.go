@@ -48,7 +48,8 @@ type Config struct {
 	Listen      string `koanf:"listen" config:"required"`
 	PeerListen  string `koanf:"peer_listen" config:"required"`
 	AdminListen string `koanf:"admin_listen" config:"required"`
-	// KeysDir holds causal.json, cursor.json, idempotency.json, and what the service has of its own; the same in every region.
+	// KeysDir holds causal.json, cursor.json, idempotency.json and verify.json, and what the service has of its own, the same in every region; and signing.<region>.json,
+	// which only that region has.
 	KeysDir string `koanf:"keys_dir" config:"required"`
 	// GlobalEtcd are client URLs of the members of the global store, this region's first.
 	GlobalEtcd   []string    `koanf:"global_etcd" config:"required"`
@@ -62,9 +63,11 @@ type Config struct {
 	// Shards own equal parts of the slots at first, in this order.
 	Shards []Shard `koanf:"shards" config:"required"`
 	// Peers are the other regions.
-	Peers []Peer                `koanf:"peers"`
-	Log   telemetry.LogConfig   `koanf:"log"`
-	Trace telemetry.TraceConfig `koanf:"trace"`
+	Peers []Peer `koanf:"peers"`
+	// Services are the other services of this region.
+	Services []Neighbour           `koanf:"services"`
+	Log      telemetry.LogConfig   `koanf:"log"`
+	Trace    telemetry.TraceConfig `koanf:"trace"`
 }
 
 // KafkaConfig is this region's log.
@@ -94,6 +97,13 @@ type Peer struct {
 	RegionNumber uint16   `koanf:"region_number" config:"required"`
 	Kafka        []string `koanf:"kafka" config:"required"`
 	Sync         []string `koanf:"sync" config:"required"`
+}
+
+// Neighbour is another service of the same region.
+type Neighbour struct {
+	Name string `koanf:"name" config:"required"`
+	// Addresses are where its instances listen for clients.
+	Addresses []string `koanf:"addresses" config:"required"`
 }
 
 // Configured is a pointer to a Config, or to a service's own struct that embeds one.
@@ -142,6 +152,18 @@ func (c *Config) check(service string) error {
 		}
 		regions[p.Region], numbers[p.RegionNumber] = true, true
 		addresses[key+".kafka"], addresses[key+".sync"] = p.Kafka, p.Sync
+	}
+	services := map[string]bool{}
+	for i, n := range c.Services {
+		key := fmt.Sprintf("services[%d]", i)
+		if n.Name == c.Service {
+			return config.Errorf(key+".name", "%q is this service itself", n.Name)
+		}
+		if services[n.Name] {
+			return config.Errorf(key+".name", "%q occurs twice", n.Name)
+		}
+		services[n.Name] = true
+		addresses[key+".addresses"] = n.Addresses
 	}
 	for key, list := range addresses {
 		for _, a := range list {

@@ -58,7 +58,7 @@ func (p *Process) openStore(ctx context.Context) error {
 	for told := false; ; told = true {
 		s, err := store.Open(ctx, store.Options{
 			Service: p.cfg.Service, Registry: p.definition.Registry, Router: p.router, Clock: p.clock, Log: p.log,
-			Projections: p.definition.Projections,
+			Projections: p.definition.Projections, Followed: p.definition.Followed,
 		})
 		if err == nil {
 			if got := s.Replica().Region(); got != p.cfg.RegionNumber {

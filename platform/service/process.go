@@ -3,6 +3,9 @@
 // It owns the configuration file, the command line (serve, migrate, sync, digest), the keys that all services have, the connections to the engines, the roles api, capture and
 // replicate, the admin and peer servers, and the order in which all of that starts and stops. A service fills in a Definition and a Program; see services/user/app.
 //
+// The port for clients asks who calls: a process finds that out by the keys of all regions, and by what itself and the services that it follows know to be revoked. It starts and serves without them, judging
+// tokens by their signatures alone until it has heard; nothing waits for another service.
+//
 // It guarantees that a process serves nobody before its region has what it may have forgotten, that it ends when another incarnation lives in the region's shards, that it
 // refuses writes while its clock can't be trusted, and that it stops in order: unready, lameduck, requests in flight, streams of other regions,
 // capture, pools, telemetry.
@@ -12,6 +15,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -21,6 +25,7 @@ import (
 	"google.golang.org/grpc"
 
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
+	"antipode.example/platform/auth"
 	"antipode.example/platform/cache"
 	"antipode.example/platform/capture"
 	"antipode.example/platform/copies"
@@ -38,17 +43,24 @@ import (
 	"antipode.example/platform/telemetry"
 )
 
-// Definition is what one service has of its own. MayRestore, Projections, Background and Interceptors may be nil.
+// Definition is what one service has of its own. MayRestore, Projections, Followed with Revocations, Follows, Background and Interceptors may be nil.
 type Definition struct {
 	// Registry knows the service's record types, and Projections what lists show of them, by type.
 	Registry    *record.Registry
 	Projections map[string]store.Projection
 	// MayRestore can refuse to restore a conflict, by a fault: for values that more than a record depends on.
 	MayRestore func(ctx context.Context, user id.ID, c *recordv1.Conflict) error
+	// Followed names the records that revoke access tokens; see store.Options.
+	Followed func(rec *recordv1.Record) bool
 
 	// What follows is for processes of the role api.
 
-	// GRPC are the full names of the gRPC services that clients may ask the health of.
+	// Revocations are what a followed record revokes. An error is that the record, or some of it, cannot be read; what could be is returned all the same. Every process publishes them to
+	// those who follow this service, and obeys them itself.
+	Revocations func(f store.Followed) ([]auth.Revocation, error)
+	// Follows names the services whose revocations this one obeys.
+	Follows []string
+	// GRPC are the full names of the gRPC services that Register adds, each RPC with its option antipode.auth.v1.access. Clients may ask their health.
 	GRPC []string
 	// Open makes the service's rules, once everything in Parts is open and before Background, Register and Gateway are used.
 	Open func(ctx context.Context, p *Parts) error
@@ -70,6 +82,13 @@ type Parts struct {
 	Clock  hlc.Clock
 	Meter  metric.Meter
 	Keys   Keys
+	// Auth has the keys of access tokens.
+	Auth *auth.Keys
+	// Dead reports whether a token with these claims was revoked, as far as this process has heard. For a caller's own token the server has asked already.
+	Dead func(*auth.Claims) bool
+	// Service is a connection to another service of this region, over which this service calls by its name. It is made at once, dials when it is used, and is closed after the service has stopped;
+	// keep it. For retrySafe see rpc.ClientConfig. The error is that the configuration does not name the service.
+	Service func(name string, retrySafe ...string) (grpc.ClientConnInterface, error)
 	// Copies are how the service reads and writes. They refuse writes while the clock can't be trusted.
 	Copies copies.Config
 	Store  *store.Store
@@ -103,9 +122,14 @@ type Process struct {
 	global     *global.Store
 	clockGuard *clockGuard
 	captures   map[string]*capture.Capture // by shard
+
+	auth       *auth.Keys
+	neighbours *neighbours
+	publisher  *auth.Publisher // nil in a service that revokes nothing
+	revoked    []*auth.Revoked // what the publisher, and those that are followed, know
 }
 
-// New makes a Process that has connected to nothing yet. It fails when keys are missing.
+// New makes a Process that has connected to nothing yet. It fails when keys are missing, other than those of access tokens, which only a process that runs needs.
 func New(cfg Config, d Definition, log *slog.Logger) (*Process, error) {
 	p := &Process{
 		cfg: cfg, definition: d, log: log.With(slog.String("region", cfg.Region), slog.String("instance", cfg.Instance)), clock: hlc.System{},
@@ -113,6 +137,9 @@ func New(cfg Config, d Definition, log *slog.Logger) (*Process, error) {
 	}
 	if cfg.ClockOffsetFile != "" {
 		p.clock = newOffsetClock(p.clock, cfg.ClockOffsetFile, p.log)
+	}
+	if (d.Followed == nil) != (d.Revocations == nil) {
+		return nil, errors.New("define the service: Followed and Revocations go together")
 	}
 	var err error
 	if p.keys, err = loadKeys(&cfg); err != nil {
@@ -168,6 +195,7 @@ func (p *Process) meter() metric.Meter { return p.telemetry.Meters.Meter("antipo
 func (p *Process) openRules(ctx context.Context) error {
 	parts := &Parts{
 		Config: &p.cfg, Log: p.log, Clock: p.clock, Meter: p.meter(), Keys: p.keys, Store: p.store, Leases: p.leases, Global: p.global,
+		Auth: p.auth, Dead: p.dead, Service: p.neighbours.connect,
 		Copies: copies.Config{
 			Region: p.cfg.Region, Store: p.store, Cache: p.cache, Registry: p.definition.Registry, Closed: p.home.isClosed, MayWrite: p.clockGuard.mayWrite,
 		},

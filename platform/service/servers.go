@@ -13,6 +13,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
 
+	authv1 "antipode.example/api/gen/antipode/auth/v1"
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/capture"
 	"antipode.example/platform/causal"
@@ -145,7 +146,8 @@ func (p *Process) replicate() []lifecycle.Component {
 func (p *Process) api() []lifecycle.Component {
 	var front *gateway.Server
 	var listener net.Listener
-	parts := append([]lifecycle.Component{{Name: "rules", Start: p.openRules}}, p.definition.Background...)
+	parts := append(p.authenticate(), lifecycle.Component{Name: "rules", Start: p.openRules})
+	parts = append(parts, p.definition.Background...)
 	return append(parts, lifecycle.Component{
 		Name: "api",
 		Start: func(ctx context.Context) (err error) {
@@ -155,8 +157,13 @@ func (p *Process) api() []lifecycle.Component {
 			listener, err = listen(ctx, p.cfg.Listen)
 			return err
 		},
-		Run:  func(context.Context) error { return front.Serve(listener) },
-		Stop: func(ctx context.Context) error { return front.Shutdown(ctx) },
+		Run: func(context.Context) error { return front.Serve(listener) },
+		Stop: func(ctx context.Context) error {
+			if p.publisher != nil {
+				p.publisher.Close() // its streams end with this only, and Shutdown waits for them
+			}
+			return front.Shutdown(ctx)
+		},
 	})
 }
 
@@ -165,14 +172,21 @@ func (p *Process) front(ctx context.Context) (*gateway.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("causal tokens: %w", err)
 	}
+	guard, err := p.guard()
+	if err != nil {
+		return nil, err
+	}
 	server, err := rpc.NewServer(rpc.Config{
-		Log: p.log, Sealer: sealer, Meter: p.meter(), Tracer: p.telemetry.Traces,
+		Log: p.log, Sealer: sealer, Meter: p.meter(), Tracer: p.telemetry.Traces, Access: guard,
 		Interceptors: append([]grpc.UnaryServerInterceptor{p.refuseUntilSynced}, p.definition.Interceptors...),
 	})
 	if err != nil {
 		return nil, err
 	}
 	p.definition.Register(server)
+	if p.publisher != nil {
+		authv1.RegisterRevocationServiceServer(server, p.publisher)
+	}
 	healthv1.RegisterHealthServer(server, p.monitor.GRPC())
 	reflection.Register(server)
 	return gateway.New(ctx, gateway.Config{

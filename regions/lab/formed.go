@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"antipode.example/regions/lab/engine"
@@ -15,8 +14,6 @@ import (
 type memory struct {
 	mu    sync.Mutex
 	state state
-	// late are services that came later than the data.
-	late []string
 }
 
 // remember writes the state file at a start. Of an earlier one it keeps what the data still bear out.
@@ -32,17 +29,7 @@ func (l *Lab) remember() error {
 	l.memory.mu.Lock()
 	defer l.memory.mu.Unlock()
 	l.memory.state = s
-	if err == nil {
-		l.memory.late = slices.DeleteFunc(l.opts.Topology.ServiceNames(), func(name string) bool { return slices.Contains(saved.Services, name) })
-	}
 	return s.write(l.site.Dir)
-}
-
-// isLate says whether a service came later than the data, which then have no database for it.
-func (l *Lab) isLate(service string) bool {
-	l.memory.mu.Lock()
-	defer l.memory.mu.Unlock()
-	return slices.Contains(l.memory.late, service)
 }
 
 // globalFormed says whether the global store exists, so that a member without data has lost them.

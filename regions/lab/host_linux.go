@@ -126,25 +126,12 @@ func (r *Region) migrate(ctx context.Context) error {
 	return group.Wait()
 }
 
-const (
-	lateTries = 5
-	latePause = time.Second
-)
-
 func (r *Region) migrateService(ctx context.Context, service string) error {
 	u := r.unit(engine.InstanceName(service, 0))
 	if err := r.lab.writeUnit(u); err != nil {
 		return err
 	}
-	err := r.run(ctx, u, r.lab.site.Migrate(r.Topology, service))
-	// A database that a migration has made just now may be unknown on a standby, and where that is asked first, the migration fails. What it has done stays.
-	for tries := 1; err != nil && tries < lateTries && r.lab.isLate(service); tries++ {
-		if err := pause(ctx, latePause); err != nil {
-			return err
-		}
-		err = r.run(ctx, u, r.lab.site.Migrate(r.Topology, service))
-	}
-	return err
+	return r.run(ctx, u, r.lab.site.Migrate(r.Topology, service))
 }
 
 // environment is plain: nothing of the caller's gets in.

@@ -60,27 +60,6 @@ func TestServicesMayComeButNotGo(t *testing.T) {
 	}
 }
 
-// The migration of a service that came later than the data makes its database, and is tried again.
-func TestALateServiceIsKnown(t *testing.T) {
-	dir := t.TempDir()
-	for _, c := range []struct {
-		top         *topology.Topology
-		user, other bool
-	}{
-		{parse(t, oneRegion), false, false}, // no data
-		{another(t, parse(t, oneRegion)), false, true},
-		{another(t, parse(t, oneRegion)), false, false},
-	} {
-		l := &Lab{opts: Options{Name: "x", Topology: c.top}, site: engine.Site{Dir: dir}}
-		if err := l.remember(); err != nil {
-			t.Fatal(err)
-		}
-		if l.isLate("user") != c.user || l.isLate("other") != c.other {
-			t.Errorf("in a world of %v late are %v", c.top.ServiceNames(), l.memory.late)
-		}
-	}
-}
-
 func TestPreflightNamesTheFix(t *testing.T) {
 	full := t.TempDir()
 	for _, program := range []string{"regionctl", "userd"} {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"antipode.example/platform/auth"
 	"antipode.example/platform/claims/etcdtest"
 	"antipode.example/platform/global"
 	"antipode.example/platform/kafka/kafkatest"
@@ -59,6 +60,7 @@ type Instance struct {
 	Conn *grpc.ClientConn
 
 	service Service
+	keys    *auth.Keys // those of the region
 	broker  *kafkatest.Broker
 	stop    context.CancelFunc
 	ended   chan error // what Run returned
@@ -96,6 +98,7 @@ func TwoRegions(t *testing.T, s Service) []*Instance {
 		}
 	}
 	keys := t.TempDir()
+	writeTokenKeys(t, keys, all)
 	for _, name := range append([]string{"causal", "cursor", "idempotency"}, s.Keys...) {
 		text := fmt.Sprintf(`{"keys":[{"id":"1","secret":%q}]}`, "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
 		if err := os.WriteFile(filepath.Join(keys, name+".json"), []byte(text), 0o600); err != nil {
@@ -211,7 +214,7 @@ func (r *Instance) Get(t *testing.T, port, path string) Answer {
 	return r.Do(t, http.MethodGet, port, path, "")
 }
 
-// Do makes a request at Front or Admin; headers come as pairs.
+// Do makes a request at Front or Admin; headers come as pairs. It sends no access token but one that is among them; see Bearer.
 func (r *Instance) Do(t *testing.T, method, port, path, body string, headers ...string) Answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+r.Address+":"+port+path, strings.NewReader(body))

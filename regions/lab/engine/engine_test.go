@@ -123,7 +123,7 @@ func TestASecondService(t *testing.T) {
 	}
 	for _, u := range two {
 		now[u.Name] = u
-		if was, ok := before[u.Name]; ok && u.Name != engine.HAProxy && !strings.HasPrefix(u.Name, "pg-") && !maps.Equal(u.Files, was.Files) {
+		if was, ok := before[u.Name]; ok && u.Name != engine.HAProxy && !strings.HasPrefix(u.Name, "pg-") && u.Service == "" && !maps.Equal(u.Files, was.Files) {
 			t.Errorf("the files of %s have changed", u.Name)
 		}
 	}
@@ -134,7 +134,9 @@ func TestASecondService(t *testing.T) {
 		"session-a/config.yaml": {
 			"service: session\n", "instance: a\n", "listen: 198.18.1.31:8080\n", "peer_listen: 198.18.1.31:9080\n", "admin_listen: 198.18.1.31:9090\n",
 			"    name: session\n", "      sync: ['198.18.7.31:9080']\n", "user_service:\n    - 198.18.1.21:8080\n    - 198.18.1.22:8080\n",
+			"services:\n    - name: user\n      addresses: ['198.18.1.21:8080', '198.18.1.22:8080']\n",
 		},
+		"user-b/config.yaml":    {"services:\n    - name: session\n      addresses: ['198.18.1.31:8080', '198.18.1.32:8080']\n"},
 		"session-b/config.yaml": {"instance: b\n", "listen: 198.18.1.32:8080\n"},
 		"pg-s2-1/patroni.yml": {
 			"antipode_user: {type: logical, database: user, plugin: pgoutput}", "antipode_session: {type: logical, database: session, plugin: pgoutput}",

@@ -36,7 +36,9 @@ type serviceConfig struct {
 	ClockOffsetFile string         `yaml:"clock_offset_file"`
 	Shards          []serviceShard `yaml:"shards"`
 	Peers           []servicePeer  `yaml:"peers"`
-	Log             struct {
+	// Services are all others of the region.
+	Services []serviceNeighbour `yaml:"services"`
+	Log      struct {
 		Level  string `yaml:"level"`
 		Format string `yaml:"format"`
 	} `yaml:"log"`
@@ -54,6 +56,11 @@ type servicePeer struct {
 	RegionNumber int      `yaml:"region_number"`
 	Kafka        []string `yaml:"kafka,flow"`
 	Sync         []string `yaml:"sync,flow"`
+}
+
+type serviceNeighbour struct {
+	Name      string   `yaml:"name"`
+	Addresses []string `yaml:"addresses,flow"`
 }
 
 // ConfigFile is the name of a service instance's configuration in its directory.
@@ -99,6 +106,16 @@ func (s Site) instance(r topology.Region, service topology.Service, instance int
 			peer.Sync = append(peer.Sync, at.String())
 		}
 		conf.Peers = append(conf.Peers, peer)
+	}
+	for _, other := range s.Topology.Services {
+		if other.Name == service.Name {
+			continue
+		}
+		n := serviceNeighbour{Name: other.Name}
+		for _, at := range r.Ports(other, topology.PortService) {
+			n.Addresses = append(n.Addresses, at.String())
+		}
+		conf.Services = append(conf.Services, n)
 	}
 	if service.Extra != nil {
 		conf.Extra = service.Extra(r)

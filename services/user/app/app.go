@@ -13,6 +13,7 @@ import (
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/api/openapi"
+	"antipode.example/platform/auth"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/claims"
 	"antipode.example/platform/fault"
@@ -58,6 +59,7 @@ func define(file string) (service.Config, service.Definition, error) {
 		Registry:    a.registry,
 		Projections: map[string]store.Projection{user.RecordType: user.Projection},
 		MayRestore:  a.mayRestore,
+		Follows:     []string{auth.ServiceSession},
 		GRPC:        []string{userv1.UserService_ServiceDesc.ServiceName},
 		Open:        a.open,
 		Background:  []lifecycle.Component{a.sweeper()},

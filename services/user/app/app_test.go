@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
+	"antipode.example/platform/auth"
+	"antipode.example/platform/id"
 	"antipode.example/platform/pg/pgtest"
 	"antipode.example/platform/rpc"
 	"antipode.example/platform/service"
@@ -40,6 +42,16 @@ func userd() servicetest.Service {
 	}
 }
 
+// ownerToken is a token of the user who was made, issued in a region.
+func ownerToken(t *testing.T, r *servicetest.Instance, made servicetest.Answer) string {
+	t.Helper()
+	u, err := id.Parse(made.Field("id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Token(t, auth.Owner, u)
+}
+
 // Two regions on engines of their own: what is written in one is read in the other.
 func TestTwoRegions(t *testing.T) {
 	t.Parallel()
@@ -57,7 +69,8 @@ func TestTwoRegions(t *testing.T) {
 		t.Fatalf("create: %d %s", made.Status, made.Body)
 	}
 	token := made.Header.Get(rpc.HeaderToken)
-	ctx := metadata.NewOutgoingContext(t.Context(), metadata.Pairs(rpc.HeaderToken, token))
+	owner := ownerToken(t, east, made) // accepted in every region
+	ctx := metadata.AppendToOutgoingContext(t.Context(), servicetest.Bearer(owner, rpc.HeaderToken, token)...)
 	// The first reading of a log, and the making of topics, may take longer than the wait of one request.
 	servicetest.Eventually(t, "eu-west has what us-east wrote", func() bool {
 		got, err := userv1.NewUserServiceClient(west.Conn).GetUser(ctx, &userv1.GetUserRequest{Id: made.Field("id")})
@@ -69,25 +82,34 @@ func TestTwoRegions(t *testing.T) {
 	for i := range 10 {
 		from, to := all[i%2], all[(i+1)%2]
 		name := fmt.Sprint("John ", i)
-		changed := from.Do(t, http.MethodPatch, "8080", path, fmt.Sprintf(`{"firstName":%q}`, name), rpc.HeaderToken, token)
+		changed := from.Do(t, http.MethodPatch, "8080", path, fmt.Sprintf(`{"firstName":%q}`, name), servicetest.Bearer(owner, rpc.HeaderToken, token)...)
 		if changed.Status != http.StatusOK || changed.Header.Get(rpc.HeaderCausal) != "" {
 			t.Fatalf("change %d: %d %v %s", i, changed.Status, changed.Header, changed.Body)
 		}
 		token = changed.Header.Get(rpc.HeaderToken)
 		begin := time.Now()
-		got := to.Do(t, http.MethodGet, "8080", path, "", rpc.HeaderToken, token)
+		got := to.Do(t, http.MethodGet, "8080", path, "", servicetest.Bearer(owner, rpc.HeaderToken, token)...)
 		if got.Body != changed.Body {
 			t.Fatalf("read %d in %s: %s, want %s", i, to.Name, got.Body, changed.Body)
 		}
 		t.Logf("%s → %s: %v", from.Name, to.Name, time.Since(begin))
 	}
 
-	remote := west.Do(t, http.MethodPatch, "8080", path, `{"lastName":"Smith"}`, rpc.HeaderDurability, "remote", rpc.HeaderToken, token)
+	remote := west.Do(t, http.MethodPatch, "8080", path, `{"lastName":"Smith"}`, servicetest.Bearer(owner, rpc.HeaderDurability, "remote", rpc.HeaderToken, token)...)
 	if remote.Header.Get(rpc.HeaderDurability) != "remote" {
 		t.Errorf("durability remote: %v %s", remote.Header, remote.Body)
 	}
-	if got := east.Do(t, http.MethodGet, "8080", path, ""); got.Field("lastName") != "Smith" {
+	if got := east.Do(t, http.MethodGet, "8080", path, "", servicetest.Bearer(east.AdminToken(t))...); got.Field("lastName") != "Smith" {
 		t.Errorf("a remote write is not in the other region: %s", got.Body)
+	}
+	for token, reason := range map[string]string{"": "unauthenticated", west.Token(t, auth.User, id.Keyed(nil, "another")): "forbidden"} {
+		headers := servicetest.Bearer(token)
+		if token == "" {
+			headers = nil
+		}
+		if got := west.Do(t, http.MethodGet, "8080", path, "", headers...); got.Field("reason") != reason {
+			t.Errorf("read by somebody who may not: %d %s, want %s", got.Status, got.Body, reason)
+		}
 	}
 	taken := west.Do(t, http.MethodPost, "8080", "/v1/users", `{"email":"JOHN@example.com"}`)
 	if taken.Field("reason") != "already_exists" {
@@ -99,8 +121,8 @@ func TestTwoRegions(t *testing.T) {
 	if a, b := keyed(east), keyed(west); a.Status != http.StatusOK || a.Field("id") != b.Field("id") {
 		t.Errorf("one key in two regions: %s, %s", a.Body, b.Body)
 	}
-	gone := east.Do(t, http.MethodDelete, "8080", path, "")
-	if got := west.Do(t, http.MethodGet, "8080", path, "", rpc.HeaderToken, gone.Header.Get(rpc.HeaderToken)); got.Field("reason") != "not_found" {
+	gone := east.Do(t, http.MethodDelete, "8080", path, "", servicetest.Bearer(owner)...)
+	if got := west.Do(t, http.MethodGet, "8080", path, "", servicetest.Bearer(owner, rpc.HeaderToken, gone.Header.Get(rpc.HeaderToken))...); got.Field("reason") != "not_found" {
 		t.Errorf("a deleted user in the other region: %s", got.Body)
 	}
 

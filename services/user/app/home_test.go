@@ -21,8 +21,9 @@ func TestAWipedRegionComesBack(t *testing.T) {
 		t.Fatalf("create: %d %s", made.Status, made.Body)
 	}
 	path, token := "/v1/users/"+made.Field("id"), made.Header.Get(rpc.HeaderToken)
+	owner := ownerToken(t, east, made)
 	servicetest.Eventually(t, "the other region has the user", func() bool {
-		return west.Do(t, http.MethodGet, "8080", path, "", rpc.HeaderToken, token).Status == http.StatusOK
+		return west.Do(t, http.MethodGet, "8080", path, "", servicetest.Bearer(owner, rpc.HeaderToken, token)...).Status == http.StatusOK
 	})
 	west.Halt(t)
 	east.Exec(t, "truncate slots, replica, causality, records, conflicts, parked, positions")
@@ -41,8 +42,8 @@ func TestAWipedRegionComesBack(t *testing.T) {
 		return a.Status == http.StatusServiceUnavailable && strings.Contains(a.Body, "catching up")
 	})
 	for what, a := range map[string]servicetest.Answer{
-		"read":   east.Do(t, http.MethodGet, "8080", path, ""),
-		"list":   east.Do(t, http.MethodGet, "8080", "/v1/users", ""),
+		"read":   east.Do(t, http.MethodGet, "8080", path, "", servicetest.Bearer(owner)...),
+		"list":   east.Do(t, http.MethodGet, "8080", "/v1/users", "", servicetest.Bearer(east.AdminToken(t))...),
 		"create": east.Do(t, http.MethodPost, "8080", "/v1/users", `{"firstName":"Jane","email":"jane@example.com"}`),
 	} {
 		if a.Status != http.StatusServiceUnavailable || a.Field("reason") != "catching_up" {
@@ -51,15 +52,15 @@ func TestAWipedRegionComesBack(t *testing.T) {
 	}
 	west.Start(t)
 	servicetest.Eventually(t, "the region is ready again", func() bool { return east.Get(t, "9090", "/readyz").Status == http.StatusOK })
-	if got := east.Do(t, http.MethodGet, "8080", path, "", rpc.HeaderToken, token); got.Field("firstName") != "John" {
+	if got := east.Do(t, http.MethodGet, "8080", path, "", servicetest.Bearer(owner, rpc.HeaderToken, token)...); got.Field("firstName") != "John" {
 		t.Errorf("what had reached the other region: %d %s", got.Status, got.Body)
 	}
-	changed := east.Do(t, http.MethodPatch, "8080", path, `{"lastName":"Smith"}`, rpc.HeaderToken, token)
+	changed := east.Do(t, http.MethodPatch, "8080", path, `{"lastName":"Smith"}`, servicetest.Bearer(owner, rpc.HeaderToken, token)...)
 	if changed.Status != http.StatusOK {
 		t.Fatalf("change: %d %s", changed.Status, changed.Body)
 	}
 	servicetest.Eventually(t, "the other region has what the new incarnation wrote", func() bool {
-		return west.Do(t, http.MethodGet, "8080", path, "", rpc.HeaderToken, changed.Header.Get(rpc.HeaderToken)).Body == changed.Body
+		return west.Do(t, http.MethodGet, "8080", path, "", servicetest.Bearer(owner, rpc.HeaderToken, changed.Header.Get(rpc.HeaderToken))...).Body == changed.Body
 	})
 
 	// A backup is restored, and nobody says so.
