@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -177,6 +179,7 @@ func TestRecords(t *testing.T) {
 	t.Run("a deleted user", r.testGrave)
 	t.Run("captured events", r.testRefresh)
 	t.Run("the latest", r.testLatest)
+	t.Run("all records of a user", r.testOfUser)
 }
 
 func (r *region) testEntries(t *testing.T) {
@@ -465,5 +468,74 @@ func (r *region) testLatest(t *testing.T) {
 	nobody := copies.Own(must(id.New(time.Now(), 7, rand.Reader))(t))
 	if c, err := r.Latest(t.Context(), nobody, copies.Seen{}); err != nil || c.Found || c.Deleted || len(c.Vector) > 0 {
 		t.Errorf("nobody: %+v, %v", c, err)
+	}
+}
+
+func (r *region) testOfUser(t *testing.T) {
+	own, other, done := r.twoRecords(t)
+	all := func(seen copies.Seen) (copies.All[proto.Message], error) {
+		return r.OfUser(t.Context(), own.User, seen)
+	}
+	titles := func(a copies.All[proto.Message]) string {
+		var list []string
+		for _, c := range a.Copies {
+			list = append(list, title(c.Record))
+		}
+		slices.Sort(list)
+		return strings.Join(list, ", ")
+	}
+	got := must(all(copies.Seen{Vector: done.Vector}))(t)
+	if titles(got) != "other, own" || got.Deleted || got.Stale || !got.Vector.Equal(done.Vector) || got.Stamp != done.Stamp {
+		t.Errorf("both: %+v", got)
+	}
+	if i := slices.IndexFunc(got.Copies, func(c copies.Copy[proto.Message]) bool { return c.Ref == other }); i < 0 || got.Copies[i].Etag != done.Etag || !got.Copies[i].Vector.Equal(done.Vector) {
+		t.Errorf("the other one: %+v", got)
+	}
+
+	ev, after := r.elsewhere(t, other, "from there")
+	if got := must(all(copies.Seen{Vector: after, StaleOK: true}))(t); !got.Stale || titles(got) != "other, own" || !got.Copies[0].Stale {
+		t.Errorf("stale: %+v", got)
+	}
+	if got, err := all(copies.Seen{Vector: after}); kind(err) != fault.TokenAhead {
+		t.Errorf("what is not here: %+v, %v", got, err)
+	}
+	before, answered := r.reads.Load(), make(chan copies.All[proto.Message], 1)
+	go func() {
+		got, err := all(copies.Seen{Vector: after})
+		if err != nil {
+			t.Error(err)
+		}
+		answered <- got
+	}()
+	for r.reads.Load() < before+2 { // replica and primary, and what it needs is not there
+		select {
+		case got := <-answered:
+			t.Fatalf("did not wait: %+v", got)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	r.arrive(t, ev)
+	if got := <-answered; titles(got) != "from there, own" || got.Stale {
+		t.Errorf("once it is here: %+v", got)
+	}
+
+	lost, told := after.Clone(), false
+	lost[closed] = 4
+	if got := must(all(copies.Seen{Vector: lost, Lost: func(seen, _ causal.Vector) { told = seen[closed] == 4 }}))(t); !told || len(got.Copies) != 2 {
+		t.Errorf("what is lost is waited for: told %t, %+v", told, got)
+	}
+	must(r.change(t, other, "hidden", copies.Seen{}))(t)
+	if got := must(all(copies.Seen{}))(t); titles(got) != "own" {
+		t.Errorf("one that callers may not see: %+v", got)
+	}
+	gone := must(r.Change(t.Context(), copies.Change[proto.Message]{Ref: own, Do: func(d *state.Draft, _ proto.Message) error { return d.Delete(r.Key(own.ID)) }}))(t)
+	ahead := gone.Vector.Clone()
+	ahead[causal.NewReplica(3, 1)] = 1
+	if got := must(all(copies.Seen{Vector: ahead, StaleOK: true}))(t); !got.Deleted || len(got.Copies) > 0 || !got.Vector.Equal(gone.Vector) {
+		t.Errorf("a deleted user: %+v", got)
+	}
+	nobody := must(id.New(time.Now(), 7, rand.Reader))(t)
+	if got := must(r.OfUser(t.Context(), nobody, copies.Seen{}))(t); len(got.Vector)+len(got.Copies) > 0 || got.Deleted {
+		t.Errorf("nobody: %+v", got)
 	}
 }

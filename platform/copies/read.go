@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
 	"antipode.example/platform/cache"
 	"antipode.example/platform/causal"
+	"antipode.example/platform/id"
+	"antipode.example/platform/state"
 	"antipode.example/platform/store"
 )
 
@@ -80,6 +84,78 @@ func (r *Records[M]) BatchGet(ctx context.Context, refs []Ref, seen SeenFunc) ([
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
+	}
+	return all, nil
+}
+
+// All are the records of one type that a user has, as this region has them.
+type All[M proto.Message] struct {
+	Version
+	// Copies are those that are found, in the order of their ids.
+	Copies []Copy[M]
+	// Deleted: the user was deleted, and with it all records.
+	Deleted bool
+	// Stale: something that the caller has seen may be missing, and the caller allowed that.
+	Stale bool
+}
+
+// OfUser answers all records of the type that a user has. It reads the databases and not the cache, and goes through all of the user's records, of other types too. Errors: as Get.
+func (r *Records[M]) OfUser(ctx context.Context, user id.ID, seen Seen) (All[M], error) {
+	u, err := r.readAll(ctx, store.Replica, user)
+	if err == nil && !u.Vector.Dominates(seen.Vector) {
+		u, err = r.readAll(ctx, store.Primary, user)
+	}
+	if err != nil {
+		return All[M]{}, err
+	}
+	if !u.Vector.Dominates(seen.Vector) {
+		if seen, err = r.forgive(ctx, Own(user), seen, u.Vector); err != nil {
+			return All[M]{}, err
+		}
+	}
+	if !u.Vector.Dominates(seen.Vector) && !seen.StaleOK {
+		if _, err := r.await(ctx, Own(user), seen); err != nil {
+			return All[M]{}, err
+		}
+		if u, err = r.readAll(ctx, store.Primary, user); err != nil {
+			return All[M]{}, err
+		}
+	}
+	all := All[M]{Version: Version{u.Vector, u.MaxStamp}, Deleted: u.Grave()}
+	switch {
+	case all.Deleted:
+		return all, nil // which is final, whatever is missing here
+	case !u.Vector.Dominates(seen.Vector) && !seen.StaleOK:
+		return All[M]{}, r.ahead(user, seen.Vector, u.Vector)
+	}
+	all.Stale = !u.Vector.Dominates(seen.Vector)
+	all.Copies, err = r.found(u, all.Stale)
+	return all, err
+}
+
+func (r *Records[M]) readAll(ctx context.Context, from store.Source, user id.ID) (*state.User, error) {
+	u, err := r.c.Store.Read(ctx, from, user)
+	if err != nil {
+		return nil, fmt.Errorf("read all of user %s: %w", user, err)
+	}
+	return u, nil
+}
+
+// found are the user's records of the type that callers see.
+func (r *Records[M]) found(u *state.User, stale bool) ([]Copy[M], error) {
+	var all []Copy[M]
+	for _, k := range slices.SortedFunc(maps.Keys(u.Records), state.Key.Compare) {
+		if k.Type != r.recordType {
+			continue
+		}
+		c, err := r.Copy(Ref{u.ID, k.ID}, Version{u.Vector, u.MaxStamp}, u.Records[k])
+		if err != nil {
+			return nil, err
+		}
+		if c.Found {
+			c.Stale = stale
+			all = append(all, c)
+		}
 	}
 	return all, nil
 }

@@ -51,6 +51,19 @@ func RandomSlot(r io.Reader) (uint16, error) {
 // Keyed makes the version 8 id of a request: HMAC-SHA-256 under key of the parts, each with its length before it. All bits, the slot's too, come from the
 // hash; Keyed with the same key and parts is the same id in every region.
 func Keyed(key []byte, parts ...string) ID {
+	v := hash(key, parts)
+	v.seal(8, binary.BigEndian.Uint16(v[6:8])%Slots)
+	return v
+}
+
+// KeyedIn is Keyed for a record of a user whose slot is known. It panics when slot is 4096 or more.
+func KeyedIn(slot uint16, key []byte, parts ...string) ID {
+	v := hash(key, parts)
+	v.seal(8, slot)
+	return v
+}
+
+func hash(key []byte, parts []string) (v ID) {
 	m := hmac.New(sha256.New, key)
 	for _, p := range parts {
 		var n [8]byte
@@ -58,9 +71,7 @@ func Keyed(key []byte, parts ...string) ID {
 		m.Write(n[:])
 		m.Write([]byte(p))
 	}
-	var v ID
 	copy(v[:], m.Sum(nil))
-	v.seal(8, binary.BigEndian.Uint16(v[6:8])%Slots)
 	return v
 }
 

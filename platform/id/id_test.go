@@ -66,6 +66,30 @@ func TestKeyed(t *testing.T) {
 	}
 }
 
+func TestKeyedIn(t *testing.T) {
+	key := []byte("key")
+	for _, slot := range []uint16{0, 7, id.Slots - 1} {
+		v := id.KeyedIn(slot, key, "a", "b")
+		if v.Slot() != slot || v != id.KeyedIn(slot, key, "a", "b") {
+			t.Errorf("%s has slot %d, want %d", v, v.Slot(), slot)
+		}
+		for _, other := range []id.ID{id.KeyedIn(slot, key, "a", "c"), id.KeyedIn(slot, key, "ab"), id.KeyedIn(slot, []byte("other"), "a", "b")} {
+			if other == v {
+				t.Errorf("%s is the id of something else, too", v)
+			}
+		}
+		if _, err := id.Parse(v.String()); err != nil {
+			t.Error(err)
+		}
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("there is no slot 4096")
+		}
+	}()
+	id.KeyedIn(id.Slots, key)
+}
+
 func TestSlotsAreSpread(t *testing.T) {
 	seen := map[uint16]bool{}
 	for range 2000 {

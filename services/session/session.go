@@ -1,15 +1,18 @@
-// Package session has the rules of sessions: what a refresh token is, what its uses mean, and when a session has ended. They are pure; the service that stores sessions and answers
-// clients is not there yet.
+// Package session has the rules of sessions: what signing in means, what a refresh token is and what its uses mean, when a session has ended, and who may still change it then.
 //
 // It owns records of the types "session" (sessionv1.SessionRecord), the family of all refresh tokens of one sign-in, and "account" (sessionv1.AccountRecord), of which each user
-// has one, whose id is the user's own. It guarantees:
+// has at most one, whose id is the user's own. It guarantees, beside what package copies does for reads and writes:
 //
 //   - any region can take a refresh token, whether or not it has heard of the last one;
-//   - a request that is repeated with its idempotency key, in whichever regions, gets the same token each time;
+//   - a request that is repeated with its idempotency key, in whichever regions, gets the same refresh token each time;
 //   - whoever uses a refresh token that somebody else has used ends the session, everywhere, once the regions have heard of both uses, if these lie within the last 16 generations;
-//   - a session that did not know of a revocation of all sessions when it was made has ended, whatever the clocks said.
+//   - a session that did not know of a revocation of all sessions when it was made has ended, whatever the clocks said; in the same way one that did not know of a change of the password;
+//   - nothing of a user who was forgotten is read again, nor of sessions that others made meanwhile.
 //
-// Not covered: of refreshes without an idempotency key, those within 30 s of each other count as one and the same client's.
+// Whether an address and a password are right is the user service's to say (Credentials).
+//
+// Not covered: of refreshes without an idempotency key, those within 30 s of each other count as one and the same client's. A user may have more than 100 sessions for as long as sign-ins at
+// the same moment, or in regions that do not see each other, have not been followed by another one.
 package session
 
 import (
