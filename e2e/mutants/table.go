@@ -136,6 +136,21 @@ var table = []mutant{
 		dir: "platform/cache", test: "TestVersions",
 	},
 	{
+		name: "what is refused is taken all the same", guarantee: "a limit takes from all that it looks at, or from none",
+		file: "platform/limit/limit.lua", old: "if refused == 0 then\n", new: "if true then\n",
+		dir: "platform/limit", test: "TestAllOrNone",
+	},
+	{
+		name: "without Redis everything is allowed", guarantee: "limits hold while Redis is gone",
+		file: "platform/limit/limit.go", old: "	return l.alone.decide(how, units), nil\n", new: "	return decision{refused: -1}, nil\n",
+		dir: "platform/limit", test: "TestRedisGone",
+	},
+	{
+		name: "a region leaves the work of a silent one to any that is heard", guarantee: "somebody does the work of a region that is dead",
+		file: "platform/takeover/takeover.go", old: "p.Number < self", new: "p.Number != 0",
+		dir: "platform/takeover", test: "TestSomebodyActs",
+	},
+	{
 		name: "a claim is confirmed whoever it names", guarantee: "no address has two owners",
 		file: "platform/claims/claims.go", old: "If(clientv3.Compare(clientv3.Value(string(key)), \"=\", expected)).Then(op(expected))",
 		new: "If(clientv3.Compare(clientv3.CreateRevision(string(key)), \">\", 0)).Then(op(expected))",

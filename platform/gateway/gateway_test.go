@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
@@ -103,6 +104,8 @@ func (u *users) GetUser(ctx context.Context, r *userv1.GetUserRequest) (*userv1.
 		return &userv1.User{Id: c.Token.Vector("user", johnID).String(), Etag: string(c.Read)}, nil
 	case "stale":
 		c.SetStale()
+	case "source":
+		return &userv1.User{Id: c.Source}, nil
 	}
 	return &userv1.User{Id: r.GetId(), FirstName: "John", PhoneNumbers: []string{"+12125551234"}, Address: &userv1.Address{City: "New York"}}, nil
 }
@@ -249,6 +252,27 @@ func (f *fixture) do(t *testing.T, method, path, body string, header http.Header
 		t.Fatal(err)
 	}
 	return answer{resp.StatusCode, resp.Header, string(b)}
+}
+
+// TestSource: who the client is, is the same over REST and gRPC: whom the load balancer names, and not the balancer.
+func TestSource(t *testing.T) {
+	f := start(t)
+	for forwarded, want := range map[string]string{"": "127.0.0.1", "192.0.2.7": "192.0.2.7", "127.0.0.1, 2001:DB8::1": "2001:db8::1"} {
+		header, ctx := http.Header{"Grpc-Metadata-X-Forwarded-For": {"203.0.113.1"}}, t.Context()
+		if forwarded != "" {
+			header.Set(rpc.HeaderForwardedFor, forwarded)
+			ctx = metadata.AppendToOutgoingContext(ctx, rpc.HeaderForwardedFor, forwarded)
+		}
+		a := f.do(t, http.MethodGet, "/v1/users/source", "", header)
+		var rest userv1.User
+		if err := protojson.Unmarshal([]byte(a.body), &rest); err != nil || rest.GetId() != want {
+			t.Errorf("%q over REST: %v, %s; want %q", forwarded, err, a.body, want)
+		}
+		u, err := f.client.GetUser(ctx, &userv1.GetUserRequest{Id: "source"})
+		if err != nil || u.GetId() != want {
+			t.Errorf("%q over gRPC: %v, %v; want %q", forwarded, u, err, want)
+		}
+	}
 }
 
 func TestBadInput(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"antipode.example/platform/fault"
@@ -72,6 +73,7 @@ func newHandler(ctx context.Context, cfg Config) (*handler, error) {
 	h.rest = runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, strictJSON{&runtime.JSONPb{MarshalOptions: protojson.MarshalOptions{EmitUnpopulated: true}}}),
 		runtime.WithIncomingHeaderMatcher(incomingHeader),
+		runtime.WithMetadata(source),
 		runtime.WithOutgoingHeaderMatcher(outgoingHeader),
 		runtime.WithOutgoingTrailerMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithErrorHandler(h.refuse),
@@ -274,6 +276,11 @@ var (
 func incomingHeader(key string) (string, bool) {
 	key = strings.ToLower(key)
 	return key, key != rpc.HeaderAuthorization && slices.Contains(requestHeaders, key) // that one grpc-gateway passes by itself
+}
+
+// source says who the client is. It stands in for what grpc-gateway would say: that appends its own peer, the load balancer, to x-forwarded-for.
+func source(_ context.Context, r *http.Request) metadata.MD {
+	return metadata.Pairs(rpc.HeaderForwardedFor, rpc.SourceOf(r.Header.Values(rpc.HeaderForwardedFor), r.RemoteAddr))
 }
 
 func outgoingHeader(key string) (string, bool) { return key, slices.Contains(responseHeaders, key) }

@@ -131,7 +131,9 @@ func (p *peer) call(ctx context.Context, limit time.Duration, f func(context.Con
 // PeerStatus is what is known of another region.
 type PeerStatus struct {
 	Region string
-	// SilentFor is the time since the last heartbeat or answer; Silent that it is too long.
+	// Number is the region's number in replicas.
+	Number uint16
+	// SilentFor is the time since the last heartbeat or answer, at first since New; Silent that it is too long. Only where Run runs others are heard.
 	SilentFor time.Duration
 	Silent    bool
 	Clock     ClockOffset
@@ -147,7 +149,7 @@ func (r *Replicator) Peers() []PeerStatus {
 	for i, p := range r.peers {
 		since := p.silentFor()
 		p.mu.Lock()
-		all[i] = PeerStatus{Region: p.Region, SilentFor: since, Silent: since > r.config.SilentAfter, Clock: p.clock, Compared: p.compared, Diverged: p.diverged}
+		all[i] = PeerStatus{Region: p.Region, Number: p.Number, SilentFor: since, Silent: since > r.config.SilentAfter, Clock: p.clock, Compared: p.compared, Diverged: p.diverged}
 		p.mu.Unlock()
 	}
 	return all

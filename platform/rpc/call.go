@@ -26,6 +26,7 @@ const (
 	HeaderRequestID      = "x-request-id"        // both ways
 	HeaderTraceParent    = "traceparent"         // request
 	HeaderTraceState     = "tracestate"          // request
+	HeaderForwardedFor   = "x-forwarded-for"     // request; set by the load balancer, see SourceOf
 	HeaderStale          = "antipode-stale"      // response
 	HeaderCausal         = "antipode-causal"     // response
 	HeaderLost           = "antipode-lost"       // response
@@ -66,6 +67,8 @@ type Call struct {
 	IdempotencyKey string
 	// RequestID names the request in logs; never empty. It is the caller's if that is 1 to 128 printable ASCII characters.
 	RequestID string
+	// Source is the address of the client, as SourceOf finds it; empty outside of a request.
+	Source string
 
 	sent metadata.MD // as it came
 	back metadata.MD // what goes back, once the handler has returned
@@ -121,10 +124,13 @@ func FromContext(ctx context.Context) *Call {
 	return NewCall()
 }
 
-// Forward is a context for a call to another service on this request's behalf: it carries the request's name and causal token, so that what is answered covers what the caller has seen. What the other
-// service shows has to be observed here, too.
+// Forward is a context for a call to another service on this request's behalf: it carries the request's name, its source and its causal token, so that what is answered covers what the caller has seen. What
+// the other service shows has to be observed here, too.
 func (c *Call) Forward(ctx context.Context) context.Context {
 	pairs := []string{HeaderRequestID, c.RequestID}
+	if c.Source != "" {
+		pairs = append(pairs, HeaderForwardedFor, c.Source)
+	}
 	if t := c.sent[HeaderToken]; len(t) == 1 {
 		pairs = append(pairs, HeaderToken, t[0])
 	}

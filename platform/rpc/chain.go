@@ -50,6 +50,7 @@ func compose(all []grpc.UnaryServerInterceptor) grpc.UnaryServerInterceptor {
 func identify(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	c := NewCall()
 	c.sent, _ = metadata.FromIncomingContext(ctx)
+	c.Source = source(ctx, c.sent)
 	if v := c.sent[HeaderRequestID]; len(v) == 1 && printable(v[0]) {
 		c.RequestID = v[0]
 	}

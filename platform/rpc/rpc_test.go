@@ -275,15 +275,55 @@ func TestForward(t *testing.T) {
 			return nil
 		}, func(t *testing.T, c replicationv1.SyncServiceClient) {
 			t.Helper()
-			ctx := metadata.AppendToOutgoingContext(t.Context(), append([]string{rpc.HeaderRequestID, "r1", "authorization", "secret"}, sent...)...)
+			ctx := metadata.AppendToOutgoingContext(t.Context(), append([]string{rpc.HeaderRequestID, "r1", "authorization", "secret", "x-forwarded-for", "198.51.100.9, 192.0.2.7"}, sent...)...)
 			if _, err := c.Ping(ctx, &replicationv1.PingRequest{}); err != nil {
 				t.Fatal(err)
 			}
-			want := metadata.Pairs(append([]string{rpc.HeaderRequestID, "r1"}, sent...)...)
+			want := metadata.Pairs(append([]string{rpc.HeaderRequestID, "r1", "x-forwarded-for", "192.0.2.7"}, sent...)...)
 			if !maps.EqualFunc(md, want, slices.Equal) {
 				t.Errorf("forwards %v, want %v", md, want)
 			}
 		})
+	}
+}
+
+// TestSource: the client is whom the load balancer names last, and without one the peer.
+func TestSource(t *testing.T) {
+	for _, tt := range []struct {
+		forwarded  []string
+		peer, want string
+	}{
+		{nil, "192.0.2.1:5000", "192.0.2.1"},
+		{nil, "[2001:db8::1]:5000", "2001:db8::1"},
+		{nil, "[fe80::1%eth0]:5000", "fe80::1"},
+		{nil, "bufconn", ""},
+		{nil, "", ""},
+		{[]string{"192.0.2.7"}, "192.0.2.1:5000", "192.0.2.7"},
+		{[]string{"::ffff:192.0.2.7"}, "192.0.2.1:5000", "192.0.2.7"},
+		{[]string{"2001:DB8:0::7"}, "192.0.2.1:5000", "2001:db8::7"},
+		{[]string{"198.51.100.9, 192.0.2.7"}, "192.0.2.1:5000", "192.0.2.7"},
+		{[]string{"192.0.2.7,"}, "192.0.2.1:5000", "192.0.2.1"},
+		{[]string{"198.51.100.9", "192.0.2.7"}, "192.0.2.1:5000", "192.0.2.7"},
+		{[]string{"unknown"}, "192.0.2.1:5000", "192.0.2.1"},
+		{[]string{""}, "", ""},
+	} {
+		if got := rpc.SourceOf(tt.forwarded, tt.peer); got != tt.want {
+			t.Errorf("SourceOf(%q, %q) = %q, want %q", tt.forwarded, tt.peer, got, tt.want)
+		}
+	}
+	var got string
+	_, addr := listen(t, rpc.Config{}, peer{do: func(ctx context.Context) error { got = rpc.FromContext(ctx).Source; return nil }})
+	client := dial(t, rpc.ClientConfig{Addresses: []string{addr}})
+	for want, ctx := range map[string]context.Context{
+		"127.0.0.1": t.Context(),
+		"192.0.2.7": metadata.AppendToOutgoingContext(t.Context(), rpc.HeaderForwardedFor, "192.0.2.7"),
+	} {
+		if _, err := client.Ping(ctx, &replicationv1.PingRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Errorf("the source is %q, want %q", got, want)
+		}
 	}
 }
 

@@ -63,6 +63,7 @@ func (b *backend) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("x-seen-request-id", r.Header.Get("x-request-id"))
+	w.Header()["X-Seen-Forwarded-For"] = r.Header.Values("x-forwarded-for")
 	_, _ = io.WriteString(w, b.name) // a client that has gone is not this test's concern
 }
 
@@ -360,6 +361,38 @@ func TestHAProxyTakesBothProtocolsAndNamesRequests(t *testing.T) {
 	}
 	if got = try(t, http.MethodGet, "http://"+admin+"/metrics", nil); got == nil || !strings.Contains(got.body, "haproxy_backend_") {
 		t.Errorf("no metrics at /metrics: %.200v", got)
+	}
+}
+
+// The client is who the balancer says, whatever the client says, and on both ways to an instance.
+func TestHAProxyNamesTheClient(t *testing.T) {
+	front, _, user, session := startHAProxy(t)
+	user.set(false, nil)
+	session.set(false, nil)
+	grpc := http.Header{"Content-Type": {"application/grpc"}}
+	for name, tt := range map[string]struct {
+		method, path string
+		header       http.Header
+	}{
+		"read over REST":  {http.MethodGet, "/v1/users", nil},
+		"write over REST": {http.MethodPost, "/v1/sessions", nil},
+		"read over gRPC":  {http.MethodPost, "/antipode.user.v1.UserService/GetUser", grpc},
+		"write over gRPC": {http.MethodPost, "/antipode.session.v1.SessionService/CreateSession", grpc},
+	} {
+		for _, claimed := range [][]string{nil, {"192.0.2.7"}, {"192.0.2.7", "198.51.100.1, 198.51.100.2"}} {
+			header := tt.header.Clone()
+			if header == nil {
+				header = http.Header{}
+			}
+			header["X-Forwarded-For"] = claimed
+			got := try(t, tt.method, "http://"+front+tt.path, header)
+			if got == nil || got.status != http.StatusOK {
+				t.Fatalf("%s: %+v", name, got)
+			}
+			if seen := got.header["X-Seen-Forwarded-For"]; len(seen) != 1 || seen[0] != "127.0.0.1" {
+				t.Errorf("%s: a client at 127.0.0.1 that says it is %v has become %v", name, claimed, seen)
+			}
+		}
 	}
 }
 
