@@ -22,6 +22,7 @@ import (
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/e2e/await"
+	"antipode.example/regions/caller"
 	"antipode.example/regions/lab"
 )
 
@@ -29,10 +30,26 @@ import (
 // once is slow, and no outcome depends on it.
 const patience = 2 * time.Minute
 
-// client is one user of the API. It sends back the last token that it got, to whichever region it speaks, as clients should. Not safe for
+// client is one user of the API. It sends back the last causal token that it got, to whichever region it speaks, as clients should. Not safe for
 // concurrent use.
 type client struct {
 	token string
+	// access is the access token that it sends; empty for the administrator's, so that a test can look at any user.
+	access string
+}
+
+// admin stays signed in for all tests.
+var admin *caller.Session
+
+// authorization is what the client sends in the header of that name. Signing up is for those who have nothing to send.
+func (c *client) authorization(ctx context.Context, method, path string) (string, error) {
+	switch {
+	case c.access != "":
+		return "Bearer " + c.access, nil
+	case method == http.MethodPost && path == "/v1/users":
+		return "", nil
+	}
+	return admin.Authorization(ctx)
 }
 
 // answer is what came back over REST.
@@ -66,6 +83,10 @@ func region(t *testing.T, name string) *lab.Region {
 
 // try sends a request without judging the answer; err is one of the connection.
 func (c *client) try(ctx context.Context, at *lab.Region, method, path, body string, headers ...string) (answer, error) {
+	authorization, err := c.authorization(ctx, method, path)
+	if err != nil {
+		return answer{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+door(at)+path, strings.NewReader(body))
@@ -74,6 +95,9 @@ func (c *client) try(ctx context.Context, at *lab.Region, method, path, body str
 	}
 	if c.token != "" {
 		req.Header.Set("antipode-token", c.token)
+	}
+	if authorization != "" {
+		req.Header.Set("authorization", authorization)
 	}
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
@@ -236,7 +260,11 @@ func list(t *testing.T, at *lab.Region) (all []*userv1.User) {
 
 // grpcGet reads a user over gRPC; header is what came beside the answer.
 func (c *client) grpcGet(ctx context.Context, conn *grpc.ClientConn, id string) (u *userv1.User, header metadata.MD, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	authorization, err := admin.Authorization(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(ctx, "authorization", authorization), 30*time.Second)
 	defer cancel()
 	if c.token != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "antipode-token", c.token)

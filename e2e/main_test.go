@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -14,13 +15,14 @@ import (
 	"time"
 
 	"antipode.example/e2e/bounds"
+	"antipode.example/regions/caller"
 	"antipode.example/regions/lab"
 )
 
-// labName is the lab of these tests: two runs at once would be one too many for a machine, and the second says so.
-const labName = "e2e"
-
 var world *lab.Lab
+
+// labName is the lab of these tests: two runs at once would be one too many for a machine, and the second says so, unless the environment gives it a lab of its own.
+func labName() string { return cmp.Or(os.Getenv("ANTIPODE_E2E_LAB"), "e2e") }
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -65,7 +67,7 @@ func withLab(ctx context.Context, tests func() int) (code int, err error) {
 
 	began := time.Now()
 	world, err = lab.Start(ctx, lab.Options{
-		Name: labName, DataDir: dir, BinDir: "../bin", Logger: logger,
+		Name: labName(), DataDir: dir, BinDir: "../bin", Logger: logger,
 		Progress: func(e lab.Event) {
 			logger.InfoContext(ctx, "progress", slog.String("region", e.Region), slog.String("component", e.Component), slog.String("what", e.What))
 		},
@@ -75,6 +77,10 @@ func withLab(ctx context.Context, tests func() int) (code int, err error) {
 	}
 	fmt.Printf("e2e: the lab was up after %.1f s\n", time.Since(began).Seconds())
 	bounds.Add("cold start of three regions", time.Since(began), 90*time.Second)
+
+	if admin, err = caller.Administrator(ctx, lab.KeysDir(world.Dir()), doors(world)); err != nil {
+		return 0, errors.Join(err, keepLogs(dir), world.Close(context.WithoutCancel(ctx)))
+	}
 
 	interrupted := context.AfterFunc(ctx, func() { // the test that runs cannot be ended; what was started can
 		_ = world.Close(context.WithoutCancel(ctx)) // the next start takes away what is left
@@ -90,13 +96,22 @@ func withLab(ctx context.Context, tests func() int) (code int, err error) {
 	return code, errors.Join(err, world.Close(context.WithoutCancel(ctx)))
 }
 
+// doors are the regions of a lab as they are reached from the host.
+func doors(l *lab.Lab) []caller.Region {
+	var all []caller.Region
+	for _, r := range l.Regions() {
+		all = append(all, caller.Region{Name: r.Topology.Name, Address: door(r)})
+	}
+	return all
+}
+
 // keepLogs copies what the components said to where it stays.
 func keepLogs(dir string) error {
 	to := filepath.Join("artifacts", time.Now().UTC().Format("20060102T150405"))
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return fmt.Errorf("keep the lab's logs: %w", err)
 	}
-	err := os.CopyFS(filepath.Join(to, "components"), os.DirFS(filepath.Join(dir, labName, "logs")))
+	err := os.CopyFS(filepath.Join(to, "components"), os.DirFS(filepath.Join(dir, labName(), "logs")))
 	if errors.Is(err, os.ErrNotExist) {
 		err = nil // it did not come that far
 	}

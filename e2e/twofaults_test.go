@@ -53,7 +53,8 @@ func twoFaults(seed uint64) []string {
 //
 // Everything else is judged as for one fault: the regions that neither is aimed at take writes throughout. Two members of the global store may be gone: then those
 // refuse sign-ups (TestWithoutAQuorum looks how), and what they have to acknowledge are changes. Two regions may be gone: then the third is alone. While two clocks
-// are out of reach nobody can tell that the third is wrong, and it takes writes: a field has one writer here, whose stamps rise, so nothing is lost by that.
+// are out of reach nobody can tell that the third is wrong, and it takes writes: a field has one writer here, whose stamps rise, so nothing is lost by that. It
+// takes them only from those whom it has signed in itself, see lonely.
 func together(a, b string) bool {
 	kind, what := strings.Fields(a)[0], strings.Fields(a)[1]
 	_, component, _ := strings.Cut(what, "/")
@@ -96,6 +97,28 @@ func TestPairsThatCanBeJudged(t *testing.T) {
 	} {
 		if !together(pair[0], pair[1]) || !together(pair[1], pair[0]) {
 			t.Errorf("%q and %q would not be injected together", pair[0], pair[1])
+		}
+	}
+}
+
+// TestWhoMayDeny: a region that knows the time lets in whom it should, whatever else is broken.
+func TestWhoMayDeny(t *testing.T) {
+	const clock = "clock ap-south +5m"
+	for _, test := range []struct {
+		faults []string
+		want   string
+	}{
+		{[]string{clock}, ""},
+		{[]string{"isolate ap-south"}, ""},
+		{[]string{clock, "kill us-east/kafka"}, ""},
+		{[]string{clock, "wipe us-east/redis"}, ""},
+		{[]string{"loss eu-west ap-south 5%", clock}, ""},
+		{[]string{clock, "isolate ap-south"}, "ap-south"},
+		{[]string{"power-off us-east", clock}, "ap-south"},
+		{[]string{clock, "wipe us-east"}, "ap-south"},
+	} {
+		if got := lonely(test.faults...); got != test.want {
+			t.Errorf("with %q, %q may deny", test.faults, got)
 		}
 	}
 }

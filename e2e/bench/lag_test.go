@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"antipode.example/regions/caller"
 	"antipode.example/regions/lab"
 	"antipode.example/regions/topology"
 )
@@ -48,7 +49,7 @@ func BenchmarkLag(b *testing.B) {
 			others = append(others, r)
 		}
 	}
-	c := newLagClient(b, here, others)
+	c := newLagClient(b, administrator(b, world), here, others)
 	for round := range *rounds {
 		b.Run(fmt.Sprintf("round=%d/link", round+1), func(b *testing.B) {
 			for _, r := range others {
@@ -149,16 +150,31 @@ func oneWay(b *testing.B, world *lab.Lab, to *lab.Region) time.Duration {
 // lagClient writes users in one region and reads them in the others.
 type lagClient struct {
 	http   *http.Client
+	admin  *caller.Session
 	here   string
 	others []string
 	users  []string
 }
 
-func newLagClient(b *testing.B, here *lab.Region, others []*lab.Region) *lagClient {
+// administrator signs in as one of its own.
+func administrator(b *testing.B, world *lab.Lab) *caller.Session {
+	b.Helper()
+	var doors []caller.Region
+	for _, r := range world.Regions() {
+		doors = append(doors, caller.Region{Name: r.Topology.Name, Address: r.Door().String()})
+	}
+	admin, err := caller.Administrator(b.Context(), lab.KeysDir(world.Dir()), doors)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return admin
+}
+
+func newLagClient(b *testing.B, admin *caller.Session, here *lab.Region, others []*lab.Region) *lagClient {
 	b.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: lagUsers}
 	b.Cleanup(transport.CloseIdleConnections)
-	c := &lagClient{http: &http.Client{Transport: transport, Timeout: 30 * time.Second}, here: here.Door().String()}
+	c := &lagClient{http: &http.Client{Transport: transport, Timeout: 30 * time.Second}, admin: admin, here: here.Door().String()}
 	for _, r := range others {
 		c.others = append(c.others, r.Door().String())
 	}
@@ -239,6 +255,11 @@ func (c *lagClient) call(ctx context.Context, method, where, body, token string)
 		if err != nil {
 			return nil, "", err
 		}
+		authorization, err := c.admin.Authorization(ctx)
+		if err != nil {
+			return nil, "", err
+		}
+		req.Header.Set("authorization", authorization)
 		if token != "" {
 			req.Header.Set("antipode-token", token)
 		}

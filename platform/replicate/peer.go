@@ -45,8 +45,14 @@ type peer struct {
 type ClockOffset struct {
 	// Offset is theirs minus ours, right to half of RTT.
 	Offset, RTT time.Duration
-	// At is when it was measured; zero when it never was.
-	At time.Time
+	// At is when it was measured; zero when it never was. Own is what our clock said then.
+	At, Own time.Time
+}
+
+// Now is the offset at a moment at which our clock says now: what it has been set by since the measurement counts.
+func (c ClockOffset) Now(now time.Time) time.Duration {
+	// Without the readings of the monotonic clock, which nobody sets.
+	return c.Offset + c.Own.Round(0).Add(time.Since(c.At)).Sub(now.Round(0))
 }
 
 func newPeer(p Peer, service string) (*peer, error) {
@@ -165,11 +171,10 @@ const (
 func (r *Replicator) ping(ctx context.Context, p *peer) {
 	for {
 		var answer *replicationv1.PingResponse
-		var sent time.Time
+		var sent, began time.Time
 		var rtt time.Duration
 		err := p.call(ctx, pingLimit, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
-			sent = r.config.Clock.Now()
-			began := time.Now()
+			sent, began = r.config.Clock.Now(), time.Now()
 			answer, err = c.Ping(ctx, &replicationv1.PingRequest{})
 			rtt = time.Since(began)
 			return err
@@ -177,7 +182,7 @@ func (r *Replicator) ping(ctx context.Context, p *peer) {
 		if err == nil {
 			p.hear()
 			p.mu.Lock()
-			p.clock = ClockOffset{Offset: time.UnixMilli(answer.GetUnixMs()).Sub(sent.Add(rtt / 2)), RTT: rtt, At: time.Now()}
+			p.clock = ClockOffset{Offset: time.UnixMilli(answer.GetUnixMs()).Sub(sent.Add(rtt / 2)), RTT: rtt, At: began.Add(rtt), Own: sent.Add(rtt)}
 			p.mu.Unlock()
 		}
 		if !pause(ctx, pingEvery) {

@@ -43,7 +43,7 @@ func (p *Process) authenticate() []lifecycle.Component {
 func (p *Process) openAuth(context.Context) (err error) {
 	p.auth, err = auth.OpenKeys(auth.KeysConfig{
 		Region: p.cfg.Region, SigningFile: p.cfg.KeyFile("signing." + p.cfg.Region), VerifyFile: p.cfg.KeyFile("verify"),
-		Clock: p.clock, Log: p.log, Meter: p.meter(),
+		Clock: rightClock{p.clock, p.replicator.Peers}, Log: p.log, Meter: p.meter(),
 	})
 	return err
 }

@@ -162,10 +162,10 @@ func TestCheckClock(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	peer := func(offset, age time.Duration) replicate.PeerStatus {
-		return replicate.PeerStatus{Clock: replicate.ClockOffset{Offset: offset, At: now.Add(-age)}}
+		return replicate.PeerStatus{Clock: replicate.ClockOffset{Offset: offset, At: now.Add(-age), Own: now.Add(-age)}}
 	}
 	slow := func(offset, rtt time.Duration) replicate.PeerStatus {
-		return replicate.PeerStatus{Clock: replicate.ClockOffset{Offset: offset, RTT: rtt, At: now}}
+		return replicate.PeerStatus{Clock: replicate.ClockOffset{Offset: offset, RTT: rtt, At: now, Own: now}}
 	}
 	for name, x := range map[string]struct {
 		peers   []replicate.PeerStatus
@@ -183,9 +183,36 @@ func TestCheckClock(t *testing.T) {
 		"slow answers, but far off":       {[]replicate.PeerStatus{slow(5*time.Minute, 1900*time.Millisecond), slow(4*time.Minute, 1700*time.Millisecond)}, true},
 		"four clocks":                     {[]replicate.PeerStatus{peer(2*time.Second, 0), peer(2*time.Second, 0), peer(0, 0)}, true},
 	} {
-		err := checkClock(x.peers)
+		err := checkClock(time.Now(), x.peers)
 		if f := fault.From(err); (f != nil) != x.refused || f != nil && f.Kind != fault.Clock {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
+
+// A region whose clock is set wrong refuses writes at once, and goes on judging tokens by the time that it is.
+func TestAClockThatIsSetWrong(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	measured := replicate.PeerStatus{Clock: replicate.ClockOffset{Offset: 3 * time.Millisecond, At: began, Own: began}}
+	peers := []replicate.PeerStatus{measured, measured}
+	for _, wrong := range []time.Duration{5 * time.Minute, -5 * time.Minute} {
+		own := setBy{wrong}
+		if err := checkClock(own.Now(), peers); err == nil {
+			t.Errorf("set by %s: writes go on", wrong)
+		}
+		right := rightClock{own, func() []replicate.PeerStatus { return peers }}
+		if off := time.Until(right.Now()).Abs(); off > maxSkew {
+			t.Errorf("set by %s: tokens are judged by a clock that is off by %s", wrong, off)
+		}
+		alone := rightClock{own, func() []replicate.PeerStatus { return peers[:1] }}
+		if off := time.Until(alone.Now()); (off - wrong).Abs() > maxSkew {
+			t.Errorf("set by %s, where nobody can tell: the clock is changed to one that is off by %s", wrong, off)
+		}
+	}
+}
+
+// setBy is a clock that is wrong.
+type setBy struct{ by time.Duration }
+
+func (c setBy) Now() time.Time { return time.Now().Add(c.by) }

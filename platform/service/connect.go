@@ -110,7 +110,7 @@ func (p *Process) openPeers(ctx context.Context) (err error) {
 	if p.replicator, err = replicate.New(c); err != nil {
 		return err
 	}
-	p.clockGuard, err = newClockGuard(ctx, p.log, c.Meter, p.replicator.Peers)
+	p.clockGuard, err = newClockGuard(ctx, p.log, c.Meter, p.clock, p.replicator.Peers)
 	return err
 }
 

@@ -12,19 +12,21 @@ import (
 
 	"antipode.example/platform/capture"
 	"antipode.example/platform/fault"
+	"antipode.example/platform/hlc"
 	"antipode.example/platform/replicate"
 )
 
 // clockGuard refuses writes while the clock can't be trusted, counts them, and tells when that begins and ends.
 type clockGuard struct {
 	log     *slog.Logger
+	clock   hlc.Clock
 	peers   func() []replicate.PeerStatus
 	refused metric.Int64Counter
 	off     atomic.Bool
 }
 
-func newClockGuard(ctx context.Context, log *slog.Logger, meter metric.Meter, peers func() []replicate.PeerStatus) (*clockGuard, error) {
-	g := &clockGuard{log: log, peers: peers}
+func newClockGuard(ctx context.Context, log *slog.Logger, meter metric.Meter, clock hlc.Clock, peers func() []replicate.PeerStatus) (*clockGuard, error) {
+	g := &clockGuard{log: log, clock: clock, peers: peers}
 	var err error
 	g.refused, err = meter.Int64Counter("antipode.clock.refusals", metric.WithDescription("Writes that were refused because of this process's clock."))
 	if err != nil {
@@ -41,7 +43,7 @@ func newClockGuard(ctx context.Context, log *slog.Logger, meter metric.Meter, pe
 
 // look is why writes are refused, nil when they are not.
 func (g *clockGuard) look() error {
-	err := checkClock(g.peers())
+	err := checkClock(g.clock.Now(), g.peers())
 	if off := err != nil; g.off.Swap(off) != off {
 		if off {
 			g.log.Error("clock cannot be trusted, so writes are refused", slog.Any("error", err))

@@ -8,13 +8,14 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"antipode.example/platform/fault"
+	"antipode.example/platform/hlc"
 	"antipode.example/platform/replicate"
 )
 
 func TestClockGuard(t *testing.T) {
 	ahead := time.Minute
-	g, err := newClockGuard(t.Context(), slog.New(slog.DiscardHandler), noop.Meter{}, func() []replicate.PeerStatus {
-		clock := replicate.ClockOffset{Offset: ahead, At: time.Now()}
+	g, err := newClockGuard(t.Context(), slog.New(slog.DiscardHandler), noop.Meter{}, hlc.System{}, func() []replicate.PeerStatus {
+		clock := replicate.ClockOffset{Offset: ahead, At: time.Now(), Own: time.Now()}
 		return []replicate.PeerStatus{{Region: "a", Clock: clock}, {Region: "b", Clock: clock}}
 	})
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"antipode.example/regions/caller"
 )
 
 // Loss is an acknowledged write that a region does not show.
@@ -24,6 +26,8 @@ type Report struct {
 	Acked, Refused, Unknown int
 	// Late counts fields that show a write of unknown outcome from before the last acknowledged one: nobody knows when it was carried out, so it may have come later.
 	Late int
+	// Denied are writes that a region did not let the caller make, who may.
+	Denied []Write
 	// Users that were read in every region.
 	Users int
 	// Lost are acknowledged writes that a region lacks; Ghosts are values that a region shows although their write was refused, or that nobody wrote.
@@ -34,11 +38,12 @@ type Report struct {
 
 // Err says what is wrong, with the first few of each; nil when nothing is.
 func (r Report) Err() error {
-	if len(r.Lost)+len(r.Ghosts)+len(r.Differ) == 0 {
+	if len(r.Lost)+len(r.Ghosts)+len(r.Differ)+len(r.Denied) == 0 {
 		return nil
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "of %d acknowledged writes %d are missing somewhere, %d values should not be there, %d users differ", r.Acked, len(r.Lost), len(r.Ghosts), len(r.Differ))
+	fmt.Fprintf(&b, "of %d acknowledged writes %d are missing somewhere, %d values should not be there, %d users differ, %d writes were denied",
+		r.Acked, len(r.Lost), len(r.Ghosts), len(r.Differ), len(r.Denied))
 	list := func(what string, all []Loss) {
 		for _, l := range all[:min(5, len(all))] {
 			fmt.Fprintf(&b, "\n%s: %s shows %q for write %d: %s %s of user %s in %s, %q (durability %s), sent at %.3f s, answered at %.3f s", what, l.Region, l.Shows,
@@ -47,6 +52,9 @@ func (r Report) Err() error {
 	}
 	list("lost", r.Lost)
 	list("ghost", r.Ghosts)
+	for _, w := range r.Denied[:min(5, len(r.Denied))] {
+		fmt.Fprintf(&b, "\ndenied: %s answers %s to write %d, %s, sent at %.3f s, request %s", w.Region, w.Reason, w.Seq, w.Kind, w.Sent.Seconds(), w.RequestID)
+	}
 	fmt.Fprintf(&b, "\ndiffer: %s", strings.Join(r.Differ[:min(5, len(r.Differ))], ", "))
 	return fmt.Errorf("%s", b.String())
 }
@@ -56,9 +64,9 @@ const (
 	readPause = 200 * time.Millisecond
 )
 
-// Check reads every user of the ledger back from every region, without a token, and judges. The load must have stopped and the regions must have had the time to
+// Check reads every user of the ledger back from every region, as an administrator and without a causal token, and judges. The load must have stopped and the regions must have had the time to
 // exchange what they have. A region that can't answer is asked again until ctx ends.
-func Check(ctx context.Context, regions []Region, writes []Write) (Report, error) {
+func Check(ctx context.Context, as *caller.Session, regions []Region, writes []Write) (Report, error) {
 	var report Report
 	byUser := make(map[string][]Write)
 	for _, w := range writes {
@@ -70,6 +78,9 @@ func Check(ctx context.Context, regions []Region, writes []Write) (Report, error
 		case Unknown:
 			report.Unknown++
 		}
+		if w.Denied {
+			report.Denied = append(report.Denied, w)
+		}
 		if w.User != "" {
 			byUser[w.User] = append(byUser[w.User], w)
 		}
@@ -80,14 +91,13 @@ func Check(ctx context.Context, regions []Region, writes []Write) (Report, error
 	}
 	slices.Sort(users)
 	shown := make([][]string, len(users)) // by user and region
-	c := newClient()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(readers)
 	for i, u := range users {
 		shown[i] = make([]string, len(regions))
 		for j, r := range regions {
 			g.Go(func() (err error) {
-				shown[i][j], err = c.show(gctx, r, u)
+				shown[i][j], err = show(gctx, as, r, u)
 				return err
 			})
 		}
@@ -109,20 +119,20 @@ func Check(ctx context.Context, regions []Region, writes []Write) (Report, error
 }
 
 // show is what a region shows of a user; empty when it has none.
-func (c *client) show(ctx context.Context, r Region, user string) (string, error) {
+func show(ctx context.Context, as *caller.Session, r Region, user string) (string, error) {
 	for {
-		a, err := c.do(ctx, r, http.MethodGet, "/v1/users/"+user, "", nil)
+		a, err := as.Do(ctx, r, caller.Request{Method: http.MethodGet, Path: "/v1/users/" + user})
 		switch {
-		case err == nil && a.status == http.StatusOK:
-			return string(a.body), nil
-		case err == nil && a.status == http.StatusNotFound:
+		case err == nil && a.Status == http.StatusOK:
+			return string(a.Body), nil
+		case err == nil && a.Status == http.StatusNotFound:
 			return "", nil
-		case err == nil && a.status < http.StatusInternalServerError:
-			return "", fmt.Errorf("read user %s in %s: status %d: %s", user, r.Name, a.status, a.body)
+		case err == nil && a.Status < http.StatusInternalServerError:
+			return "", fmt.Errorf("read user %s: %w", user, a.Err())
 		}
 		select {
 		case <-ctx.Done():
-			return "", fmt.Errorf("read user %s in %s: %w: status %d: %s (%w)", user, r.Name, context.Cause(ctx), a.status, a.body, err)
+			return "", fmt.Errorf("read user %s in %s: %w: status %d: %s (%w)", user, r.Name, context.Cause(ctx), a.Status, a.Body, err)
 		case <-time.After(readPause):
 		}
 	}

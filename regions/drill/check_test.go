@@ -8,12 +8,24 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
+
+	"antipode.example/regions/caller"
 )
 
 // regions serve fixed users.
 func serve(t *testing.T, name string, users map[string]profile) Region {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v1/sessions" {
+			_ = json.NewEncoder(w).Encode(map[string]any{"accessToken": "a", "refreshToken": "r", "accessTokenExpireTime": time.Now().Add(time.Hour).UTC()})
+			return
+		}
+		if r.Header.Get(caller.HeaderAuthorization) != "Bearer a" {
+			w.Header().Set(caller.HeaderRequestID, "r1")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
 		u, ok := users[strings.TrimPrefix(r.URL.Path, "/v1/users/")]
 		if !ok {
 			w.WriteHeader(http.StatusNotFound)
@@ -22,7 +34,17 @@ func serve(t *testing.T, name string, users map[string]profile) Region {
 		_ = json.NewEncoder(w).Encode(u)
 	}))
 	t.Cleanup(s.Close)
-	return Region{name, strings.TrimPrefix(s.URL, "http://")}
+	return Region{Name: name, Address: strings.TrimPrefix(s.URL, "http://")}
+}
+
+// admin is signed in at one of the regions.
+func admin(t *testing.T, r Region) *caller.Session {
+	t.Helper()
+	as, err := caller.SignIn(t.Context(), []Region{r}, "root@example.com", "password")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return as
 }
 
 func update(outcome Outcome, value string, sent int) Write {
@@ -69,7 +91,8 @@ func TestCheck(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := Check(t.Context(), []Region{serve(t, "a", shows(test.a)), serve(t, "b", shows(test.b))}, writes)
+			a, b := serve(t, "a", shows(test.a)), serve(t, "b", shows(test.b))
+			got, err := Check(t.Context(), admin(t, a), []Region{a, b}, writes)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,23 +107,52 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// A caller who may do everything and is refused has found something, whatever became of the data.
+func TestADenialIsNoRefusalLikeOthers(t *testing.T) {
+	r := serve(t, "a", map[string]profile{"u": {ID: "u", FirstName: "a"}})
+	denied := caller.Answer{Region: "a", Status: http.StatusForbidden, Header: http.Header{"X-Request-Id": {"r7"}}, Body: []byte(`{"reason":"forbidden"}`)}
+	ledger := NewLedger(nil)
+	l := &Load{ledger: ledger}
+	ledger.add(Write{Kind: Create, User: "u", Value: "a", Outcome: Acked})
+	ledger.add(l.done(Write{Region: "a", Kind: Update, User: "u", Field: "lastName", Value: "1"}, denied, nil))
+	writes, err := ledger.Writes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Check(t.Context(), admin(t, r), []Region{r}, writes)
+	if err != nil || len(got.Denied) != 1 || got.Err() == nil || !strings.Contains(got.Err().Error(), "a answers forbidden to write 2, update, sent at 0.000 s, request r7") {
+		t.Errorf("%+v, %v, %v", got, got.Err(), err)
+	}
+
+	// Its session is not the one that the region knows.
+	stranger := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]any{"accessToken": "b", "refreshToken": "r", "accessTokenExpireTime": time.Now().Add(time.Hour).UTC()})
+	}))
+	defer stranger.Close()
+	l.cfg.As = admin(t, Region{Name: "elsewhere", Address: strings.TrimPrefix(stranger.URL, "http://")})
+	l.read(t.Context(), r, "firstName", session{user: "u", n: 1})
+	if all := l.Denied(); len(all) != 1 || all[0].Region != "a" || !strings.Contains(all[0].Answer, "request r1") {
+		t.Errorf("denied reads are %+v", all)
+	}
+}
+
 // What a client may conclude from an answer.
 func TestOutcome(t *testing.T) {
-	problem := func(status int, reason string) answer {
-		return answer{status: status, body: []byte(`{"reason":"` + reason + `"}`)}
+	problem := func(status int, reason string) caller.Answer {
+		return caller.Answer{Status: status, Body: []byte(`{"reason":"` + reason + `"}`)}
 	}
 	for name, test := range map[string]struct {
-		a    answer
+		a    caller.Answer
 		err  error
 		want Outcome
 	}{
-		"acknowledged":              {answer{status: 200}, nil, Acked},
+		"acknowledged":              {caller.Answer{Status: 200}, nil, Acked},
 		"refused":                   {problem(503, "unavailable"), nil, Refused},
 		"unknown":                   {problem(503, "unknown_outcome"), nil, Unknown},
 		"from a balancer":           {problem(502, "unavailable"), nil, Unknown},
-		"from who knows":            {answer{status: 503, body: []byte("oops")}, nil, Unknown},
-		"a connection that broke":   {answer{}, context.DeadlineExceeded, Unknown},
-		"a connection never made":   {answer{}, errNotSent, Refused},
+		"from who knows":            {caller.Answer{Status: 503, Body: []byte("oops")}, nil, Unknown},
+		"a connection that broke":   {caller.Answer{}, context.DeadlineExceeded, Unknown},
+		"a connection never made":   {caller.Answer{}, caller.ErrNotSent, Refused},
 		"a precondition not met":    {problem(412, "etag"), nil, Refused},
 		"a bad gateway with reason": {problem(504, "x"), nil, Unknown},
 	} {

@@ -40,13 +40,17 @@ type Write struct {
 	Field string `json:"field,omitempty"`
 	Value string `json:"value"`
 	// Asked and Got are the durability that was asked for and reached, "local" or "remote".
-	Asked   string        `json:"asked"`
-	Got     string        `json:"got,omitempty"`
-	Outcome Outcome       `json:"outcome"`
-	Reason  string        `json:"reason,omitempty"`
-	Token   string        `json:"token,omitempty"`
-	Sent    time.Duration `json:"sent_ns"`
-	Done    time.Duration `json:"done_ns"`
+	Asked   string  `json:"asked"`
+	Got     string  `json:"got,omitempty"`
+	Outcome Outcome `json:"outcome"`
+	Reason  string  `json:"reason,omitempty"`
+	// RequestID names the request in the logs of the region.
+	RequestID string `json:"request_id,omitempty"`
+	// Denied says that the region did not let the caller write, who may.
+	Denied bool          `json:"denied,omitempty"`
+	Token  string        `json:"token,omitempty"`
+	Sent   time.Duration `json:"sent_ns"`
+	Done   time.Duration `json:"done_ns"`
 }
 
 // Ledger keeps writes in the order in which their outcomes became known. It is safe for concurrent use.

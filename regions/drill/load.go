@@ -4,12 +4,15 @@ import (
 	"context"
 	cryptorand "crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
+
+	"antipode.example/regions/caller"
 )
 
 // fields of a shared user, one for the clients of each region, in the order of Config.Regions: so each has one writer, and all regions write each user at once.
@@ -26,6 +29,8 @@ const (
 
 // Config says what is written. Rate and Users default to 10 and 30.
 type Config struct {
+	// As is the administrator who changes and reads users. Whoever signs up is nobody.
+	As *caller.Session
 	// Regions that are written to, at most three.
 	Regions []Region
 	// Rate is writes per second and region, whether or not earlier ones have been answered.
@@ -41,7 +46,7 @@ type Config struct {
 type Load struct {
 	cfg    Config
 	ledger *Ledger
-	client *client
+	anyone *caller.Client
 	shared []string // ids
 
 	stop    context.CancelFunc
@@ -50,6 +55,7 @@ type Load struct {
 	mu      sync.Mutex
 	stalled int
 	stale   []Stale
+	denied  []Denial
 }
 
 // Stale is a read that went back behind the causal token that it carried: what must never happen.
@@ -58,10 +64,19 @@ type Stale struct {
 	Want, Shows         string
 }
 
+// Denial is a read that a region did not allow the caller, who may read everything.
+type Denial struct {
+	Region, Answer string
+	At             time.Duration // on the clock of the ledger
+}
+
 // Start makes the shared users, waits until every region has them, and begins to write. Its writes end with Stop, or when ctx ends.
 func Start(ctx context.Context, cfg Config, ledger *Ledger) (*Load, error) {
 	if len(cfg.Regions) == 0 || len(cfg.Regions) > len(fields) {
 		return nil, fmt.Errorf("a load writes to 1 to %d regions, not %d", len(fields), len(cfg.Regions))
+	}
+	if cfg.As == nil {
+		return nil, errors.New("a load is written by an administrator, and there is none")
 	}
 	if cfg.Rate <= 0 {
 		cfg.Rate = 10
@@ -69,7 +84,7 @@ func Start(ctx context.Context, cfg Config, ledger *Ledger) (*Load, error) {
 	if cfg.Users <= 0 {
 		cfg.Users = 30
 	}
-	l := &Load{cfg: cfg, ledger: ledger, client: newClient()}
+	l := &Load{cfg: cfg, ledger: ledger, anyone: caller.NewClient()}
 	if err := l.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -100,12 +115,19 @@ func (l *Load) Stale() []Stale {
 	return append([]Stale(nil), l.stale...)
 }
 
+// Denied are the reads that were not allowed. Writes that were not are in the ledger.
+func (l *Load) Denied() []Denial {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]Denial(nil), l.denied...)
+}
+
 func (l *Load) prepare(ctx context.Context) error {
 	for i := range l.cfg.Users {
 		r := l.cfg.Regions[i%len(l.cfg.Regions)]
 		w, a := l.create(ctx, r, Write{Region: r.Name, Kind: Create, Value: "shared", Asked: "local"})
 		if w.Outcome != Acked {
-			return fmt.Errorf("make a user in %s: %s, %s %s", r.Name, w.Outcome, w.Reason, a.body)
+			return fmt.Errorf("make a user in %s: %s, %s %s", r.Name, w.Outcome, w.Reason, a.Body)
 		}
 		l.shared = append(l.shared, w.User)
 	}
@@ -124,7 +146,7 @@ func (l *Load) awaitUser(ctx context.Context, r Region, user string) error {
 	ctx, cancel := context.WithTimeout(ctx, prepareLimit)
 	defer cancel()
 	for {
-		shown, err := l.client.show(ctx, r, user)
+		shown, err := show(ctx, l.cfg.As, r, user)
 		if err != nil {
 			return err
 		}
@@ -209,12 +231,14 @@ func (l *Load) stall() {
 	l.stalled++
 }
 
-func (l *Load) create(ctx context.Context, r Region, w Write) (Write, answer) {
+func (l *Load) create(ctx context.Context, r Region, w Write) (Write, caller.Answer) {
 	key := strings.ToLower(cryptorand.Text())
 	w.Email = key + "@example.com"
 	w.Sent = l.ledger.Now()
-	a, err := l.client.do(ctx, r, http.MethodPost, "/v1/users", fmt.Sprintf(`{"firstName":%q,"email":%q}`, w.Value, w.Email),
-		map[string]string{keyHeader: key, durabilityHeader: w.Asked})
+	a, err := l.anyone.Do(ctx, r, caller.Request{
+		Method: http.MethodPost, Path: "/v1/users", Body: fmt.Sprintf(`{"firstName":%q,"email":%q}`, w.Value, w.Email),
+		Headers: map[string]string{caller.HeaderKey: key, caller.HeaderDurability: w.Asked},
+	})
 	w = l.done(w, a, err)
 	l.ledger.add(w)
 	return w, a
@@ -224,8 +248,10 @@ func (l *Load) update(ctx context.Context, r Region, w Write, s *session) {
 	s.n++
 	w.User, w.Value = s.user, fmt.Sprintf("%s-%d", r.Name, s.n)
 	w.Sent = l.ledger.Now()
-	a, err := l.client.do(ctx, r, http.MethodPatch, "/v1/users/"+s.user, fmt.Sprintf(`{%q:%q}`, w.Field, w.Value),
-		map[string]string{tokenHeader: s.token, durabilityHeader: w.Asked})
+	a, err := l.cfg.As.Do(ctx, r, caller.Request{
+		Method: http.MethodPatch, Path: "/v1/users/" + s.user, Body: fmt.Sprintf(`{%q:%q}`, w.Field, w.Value),
+		Headers: map[string]string{caller.HeaderToken: s.token, caller.HeaderDurability: w.Asked},
+	})
 	w = l.done(w, a, err)
 	l.ledger.add(w)
 	if w.Outcome == Acked {
@@ -235,30 +261,37 @@ func (l *Load) update(ctx context.Context, r Region, w Write, s *session) {
 	}
 }
 
-func (l *Load) done(w Write, a answer, err error) Write {
+func (l *Load) done(w Write, a caller.Answer, err error) Write {
 	w.Done = l.ledger.Now()
 	w.Outcome, w.Reason = outcome(a, err)
+	w.RequestID, w.Denied = a.RequestID(), a.Denied()
 	if w.Outcome != Acked {
 		return w
 	}
-	w.Token, w.Got = a.token, a.got
+	w.Token, w.Got = a.Header.Get(caller.HeaderToken), a.Header.Get(caller.HeaderDurability)
 	var p profile
-	if err := json.Unmarshal(a.body, &p); err != nil || p.ID == "" {
+	if err := json.Unmarshal(a.Body, &p); err != nil || p.ID == "" {
 		w.Outcome, w.Reason = Unknown, "an answer that is no user"
 	}
 	w.User = p.ID
 	return w
 }
 
-// read reads with the token of an acknowledged update; what it shows may not be older. Any error will do.
+// read reads with the token of an acknowledged update; what it shows may not be older. Any error will do, but that the caller may not read.
 func (l *Load) read(ctx context.Context, r Region, field string, s session) {
-	a, err := l.client.do(ctx, r, http.MethodGet, "/v1/users/"+s.user, "", map[string]string{tokenHeader: s.token})
-	if err != nil || a.status != http.StatusOK {
+	a, err := l.cfg.As.Do(ctx, r, caller.Request{Method: http.MethodGet, Path: "/v1/users/" + s.user, Headers: map[string]string{caller.HeaderToken: s.token}})
+	if err == nil && a.Denied() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.denied = append(l.denied, Denial{r.Name, a.Err().Error(), l.ledger.Now()})
+		return
+	}
+	if err != nil || a.Status != http.StatusOK {
 		return
 	}
 	want := fmt.Sprintf("-%d", s.n)
 	var p profile
-	if err := json.Unmarshal(a.body, &p); err != nil || !strings.HasSuffix(p.field(field), want) {
+	if err := json.Unmarshal(a.Body, &p); err != nil || !strings.HasSuffix(p.field(field), want) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.stale = append(l.stale, Stale{r.Name, s.user, field, want, p.field(field)})

@@ -14,6 +14,9 @@ import (
 
 func logsDir(dir string) string { return filepath.Join(dir, "logs") }
 
+// KeysDir holds the keys of a lab whose directory is dir.
+func KeysDir(dir string) string { return engine.Site{Dir: dir}.KeysDir() }
+
 // binDir holds the programs that a lab was started with.
 func binDir(dir string) string { return filepath.Join(dir, "bin") }
 

@@ -56,6 +56,9 @@ func TestErrorsNameTheFix(t *testing.T) {
 		"kill without a name":    {[]string{"kill"}, "at least 1 arg"},
 		"exec without a lab":     {[]string{"exec", "us-east", "--", "true"}, "up"},
 		"exec without program":   {[]string{"exec", "us-east", "--", "no-such-program"}, "no-such-program"},
+		"an admin, no lab":       {[]string{"admin", "create", "--email", "ann@example.com"}, "up"},
+		"an admin without name":  {[]string{"admin", "create"}, `"email"`},
+		"an admin, two ways":     {[]string{"admin", "create", "--email", "ann@example.com", "--password-file", "f", "--generate-password"}, "password-file"},
 		"logs that aren't there": {[]string{"logs", "us-east/kafka"}, "no log yet"},
 	}
 	for name, test := range tests {

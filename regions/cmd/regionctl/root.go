@@ -66,7 +66,7 @@ in us-east/kafka or eu-west/pg-s1-1 (regionctl status lists them).`,
 	add("life", newUp(s), newDown(s), newClean(s))
 	add("see", newStatus(s), newLogs(s), newExec(s))
 	add("fault", append(newActions(s), newPower(s), newLink(s), newFault(s))...)
-	add("data", newDigest(s), newConflicts(s), newDLQ(s), newSync(s))
+	add("data", newAdmin(s), newDigest(s), newConflicts(s), newDLQ(s), newSync(s))
 	root.AddCommand(newSupervise(s), newRunEtcd())
 	return root
 }

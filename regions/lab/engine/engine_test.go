@@ -96,9 +96,7 @@ func twoServices(t *testing.T) engine.Site {
 	}
 	s.Topology.Services = []topology.Service{user, {
 		Name: "session", Program: "sessiond", Paths: []string{"/v1/sessions", "/.well-known/jwks.json"}, Memory: 128, Octet: 31,
-		Extra: func(r topology.Region) map[string]any {
-			return map[string]any{"user_service": r.Ports(user, topology.PortService)}
-		},
+		Extra: func(r topology.Region) map[string]any { return map[string]any{"only_here": r.Name} },
 	}}
 	return s
 }
@@ -133,7 +131,7 @@ func TestASecondService(t *testing.T) {
 	for name, want := range map[string][]string{
 		"session-a/config.yaml": {
 			"service: session\n", "instance: a\n", "listen: 198.18.1.31:8080\n", "peer_listen: 198.18.1.31:9080\n", "admin_listen: 198.18.1.31:9090\n",
-			"    name: session\n", "      sync: ['198.18.7.31:9080']\n", "user_service:\n    - 198.18.1.21:8080\n    - 198.18.1.22:8080\n",
+			"    name: session\n", "      sync: ['198.18.7.31:9080']\n", "only_here: north\n",
 			"services:\n    - name: user\n      addresses: ['198.18.1.21:8080', '198.18.1.22:8080']\n",
 		},
 		"user-b/config.yaml":    {"services:\n    - name: session\n      addresses: ['198.18.1.31:8080', '198.18.1.32:8080']\n"},

@@ -253,8 +253,21 @@ func TestHAProxyRepeatsOnlyWhatMayBeRepeated(t *testing.T) {
 		"a keyed creation by gRPC, after it died": {
 			http.MethodPost, create, http.Header{"Content-Type": {"application/grpc"}, "Idempotency-Key": {"k"}}, dies, 200, 2,
 		},
-		"a read by gRPC, after the instance died": {http.MethodPost, get, http.Header{"Content-Type": {"application/grpc"}}, dies, 200, 2},
-		"a write by gRPC, after it died":          {http.MethodPost, create, http.Header{"Content-Type": {"application/grpc"}}, dies, 502, 1},
+		"a read by gRPC, after the instance died":  {http.MethodPost, get, http.Header{"Content-Type": {"application/grpc"}}, dies, 200, 2},
+		"a write by gRPC, after it died":           {http.MethodPost, create, http.Header{"Content-Type": {"application/grpc"}}, dies, 502, 1},
+		"a keyed refresh, after the instance died": {http.MethodPost, "/v1/users:refresh", http.Header{"Idempotency-Key": {"k"}}, dies, 200, 2},
+		"a refresh, after the instance died":       {http.MethodPost, "/v1/users:refresh", nil, dies, 502, 1},
+		"a keyed verb, after the instance died":    {http.MethodPost, "/v1/users:revokeAll", http.Header{"Idempotency-Key": {"k"}}, dies, 502, 1},
+		"an introspection, after it died":          {http.MethodPost, "/v1/users:introspect", nil, dies, 200, 2},
+		"a keyed refresh by gRPC, after it died": {
+			http.MethodPost, "/antipode.user.v1.UserService/RefreshUser", http.Header{"Content-Type": {"application/grpc"}, "Idempotency-Key": {"k"}}, dies, 200, 2,
+		},
+		"a refresh by gRPC, after it died": {
+			http.MethodPost, "/antipode.user.v1.UserService/RefreshUser", http.Header{"Content-Type": {"application/grpc"}}, dies, 502, 1,
+		},
+		"an introspection by gRPC, after it died": {
+			http.MethodPost, "/antipode.user.v1.UserService/IntrospectUser", http.Header{"Content-Type": {"application/grpc"}}, dies, 200, 2,
+		},
 	}
 	sessions := strings.NewReplacer("users", "sessions", "user.v1", "session.v1", "User", "Session")
 	for name, test := range tests {

@@ -842,7 +842,7 @@ const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"\x13SetUserRolesRequest\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tB\x03\xe0A\x02R\x02id\x12+\n" +
 	"\x05roles\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x10\x10\x18\x01\"\tr\aR\x05adminR\x05roles\x12\x1b\n" +
-	"\x04etag\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag2\xda\a\n" +
+	"\x04etag\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag2\xe4\a\n" +
 	"\vUserService\x12h\n" +
 	"\n" +
 	"CreateUser\x12#.antipode.user.v1.CreateUserRequest\x1a\x16.antipode.user.v1.User\"\x1d\xea\xb8\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x11:\x04user\"\t/v1/users\x12w\n" +
@@ -855,9 +855,9 @@ const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"\auser.id \x01\x82\xd3\xe4\x93\x02\x1b:\x04user2\x13/v1/users/{user.id}\x12m\n" +
 	"\n" +
 	"DeleteUser\x12#.antipode.user.v1.DeleteUserRequest\x1a\x16.google.protobuf.Empty\"\"\xea\xb8\x18\b\x1a\x04\n" +
-	"\x02id \x01\x82\xd3\xe4\x93\x02\x10*\x0e/v1/users/{id}\x12r\n" +
+	"\x02id \x01\x82\xd3\xe4\x93\x02\x10*\x0e/v1/users/{id}\x12|\n" +
 	"\n" +
-	"LookupUser\x12#.antipode.user.v1.LookupUserRequest\x1a\x16.antipode.user.v1.User\"'\xea\xb8\x18\v \x01*\asession\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/users:lookup\x12\x81\x01\n" +
+	"LookupUser\x12#.antipode.user.v1.LookupUserRequest\x1a\x16.antipode.user.v1.User\"1\xea\xb8\x18\x15 \x01*\asession*\boperator\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/users:lookup\x12\x81\x01\n" +
 	"\fSetUserRoles\x12%.antipode.user.v1.SetUserRolesRequest\x1a\x16.antipode.user.v1.User\"2\xea\xb8\x18\f \x01*\boperator\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/v1/users/{id}:setRolesB\xb5\x01\n" +
 	"\x14com.antipode.user.v1B\tUserProtoP\x01Z0antipode.example/api/gen/antipode/user/v1;userv1\xa2\x02\x03AUX\xaa\x02\x10Antipode.User.V1\xca\x02\x10Antipode\\User\\V1\xe2\x02\x1cAntipode\\User\\V1\\GPBMetadata\xea\x02\x12Antipode::User::V1b\x06proto3"
 
