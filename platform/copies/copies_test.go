@@ -178,6 +178,7 @@ func TestRecords(t *testing.T) {
 	t.Run("durability", r.testRemote)
 	t.Run("a deleted user", r.testGrave)
 	t.Run("captured events", r.testRefresh)
+	t.Run("the latest", r.testLatest)
 	t.Run("all records of a user", r.testOfUser)
 }
 
@@ -431,6 +432,42 @@ func (r *region) testRefresh(t *testing.T) {
 	}
 	if c, err := r.Get(t.Context(), never, copies.Seen{Vector: after, StaleOK: true}); kind(err) != fault.TokenAhead {
 		t.Errorf("a record without an entry: %+v, %v", c, err)
+	}
+}
+
+// What asks for the latest copy gets the primary's, whatever is in the cache.
+func (r *region) testLatest(t *testing.T) {
+	_, other, done := r.twoRecords(t)
+	latest := func(t *testing.T, seen copies.Seen) (copies.Copy[proto.Message], error) {
+		t.Helper()
+		return r.Latest(t.Context(), other, seen)
+	}
+	// A write that the cache has not heard of: its process has died between commit and cache.
+	behind := must(r.store.Write(t.Context(), store.WriteRequest{
+		User: other.User, Keys: []state.Key{r.Key(other.ID)}, Change: func(d *state.Draft) error { return r.put(d, other.ID, "newer") },
+	}))(t)
+	if c := r.get(t, other, copies.Seen{}); title(c.Record) != "other" {
+		t.Fatalf("the cache has heard of it: %+v", c)
+	}
+	for what, seen := range map[string]copies.Seen{"nothing": {}, "what is cached": {Vector: done.Vector}, "it": {Vector: behind.Vector}} {
+		if c, err := latest(t, seen); err != nil || title(c.Record) != "newer" || !c.Vector.Equal(behind.Vector) || c.Stamp != behind.MaxStamp || c.Etag == "" || c.Stale {
+			t.Errorf("seen %s: %+v, %v", what, c, err)
+		}
+	}
+	ahead := behind.Vector.Clone()
+	ahead[causal.NewReplica(3, 1)] = 1
+	if c, err := latest(t, copies.Seen{Vector: ahead, StaleOK: true}); kind(err) != fault.TokenAhead {
+		t.Errorf("seen more, and takes a stale one: %+v, %v", c, err)
+	}
+	lost := behind.Vector.Clone()
+	lost[closed] = 2
+	told := 0
+	if c, err := latest(t, copies.Seen{Vector: lost, Lost: func(causal.Vector, causal.Vector) { told++ }}); err != nil || title(c.Record) != "newer" || told != 1 {
+		t.Errorf("seen what is lost: %+v, %v, told %d times", c, err, told)
+	}
+	nobody := copies.Own(must(id.New(time.Now(), 7, rand.Reader))(t))
+	if c, err := r.Latest(t.Context(), nobody, copies.Seen{}); err != nil || c.Found || c.Deleted || len(c.Vector) > 0 {
+		t.Errorf("nobody: %+v, %v", c, err)
 	}
 }
 

@@ -38,6 +38,28 @@ func (r *Records[M]) Get(ctx context.Context, ref Ref, seen Seen) (Copy[M], erro
 	if err != nil {
 		return Copy[M]{}, err
 	}
+	return r.answer(ref, e, seen)
+}
+
+// Latest is Get from the primary, for answers that must not be older than the last write that this region has taken or applied: whatever the cache and the replica hold, and never a stale copy, even if
+// the caller would take one.
+func (r *Records[M]) Latest(ctx context.Context, ref Ref, seen Seen) (Copy[M], error) {
+	seen.StaleOK = false
+	if len(seen.Vector) > 0 { // wait for it as Get does; what that has read may be old all the same
+		var err error
+		if _, seen, err = r.read(ctx, ref, seen); err != nil {
+			return Copy[M]{}, err
+		}
+	}
+	e, err := r.loadFrom(ctx, store.Primary, ref)
+	if err != nil {
+		return Copy[M]{}, fmt.Errorf("read %s %s: %w", r.recordType, ref.ID, err)
+	}
+	return r.answer(ref, e, seen)
+}
+
+// answer is what was read, if it is enough for what the caller has seen.
+func (r *Records[M]) answer(ref Ref, e cache.Entry, seen Seen) (Copy[M], error) {
 	c, err := r.copyOf(ref, e)
 	if err != nil || c.Deleted || e.Vector.Dominates(seen.Vector) { // a deletion is final, whatever is missing here
 		return c, err

@@ -38,12 +38,15 @@ const (
 	MaxBytes = 1024
 )
 
+// SaltBytes is how long a salt is.
+const SaltBytes = 16
+
 // What new hashes are made with.
 const (
 	memory  = 19 << 10 // KiB
 	passes  = 2
 	lanes   = 1
-	saltLen = 16
+	saltLen = SaltBytes
 	hashLen = 32
 )
 
@@ -84,22 +87,31 @@ func New(cfg Config) *Hasher {
 	if cfg.Wait <= 0 {
 		cfg.Wait = time.Second
 	}
-	h := &Hasher{wait: cfg.Wait, budget: memory * int64(cfg.Concurrent), nobody: fresh()}
+	h := &Hasher{wait: cfg.Wait, budget: memory * int64(cfg.Concurrent), nobody: fresh(make([]byte, saltLen))} // its hash is that of no password that anyone knows
 	h.free = semaphore.NewWeighted(h.budget)
-	h.nobody.hash = make([]byte, hashLen) // the hash of no password that anyone knows
 	return h
 }
 
-// Hash is what to store of a password. Errors: a fault of kind Invalid that names the field "password" when it is shorter or longer than it may be, or no UTF-8; Unavailable, with the time
+// Hash is what to store of a password, with a salt of its own. Errors: a fault of kind Invalid that names the field "password" when it is shorter or longer than it may be, or no UTF-8; Unavailable, with the time
 // after which to try again, when there are too many to hash.
 func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
+	salt := make([]byte, SaltBytes)
+	rand.Read(salt)
+	return h.HashSalted(ctx, password, salt)
+}
+
+// HashSalted is Hash with a given salt of SaltBytes, for what has to come out alike wherever it is made: the same password and salt make the same text, for as long as new hashes are made with the same
+// parameters. The salt must be one that nobody can foresee who does not know a secret, and be used for one account alone.
+func (h *Hasher) HashSalted(ctx context.Context, password string, salt []byte) (string, error) {
 	switch {
+	case len(salt) != SaltBytes:
+		return "", fmt.Errorf("hash a password: the salt has %d bytes, and must have %d", len(salt), SaltBytes)
 	case len(password) < MinBytes || len(password) > MaxBytes:
 		return "", fault.New(fault.Invalid, "the request is not valid").With("password", "must be %d to %d bytes long", MinBytes, MaxBytes)
 	case !utf8.ValidString(password):
 		return "", fault.New(fault.Invalid, "the request is not valid").With("password", "must be UTF-8")
 	}
-	p := fresh()
+	p := fresh(salt)
 	sum, err := h.sum(ctx, password, p)
 	if err != nil {
 		return "", err
@@ -162,11 +174,9 @@ type parsed struct {
 	salt, hash     []byte
 }
 
-// fresh has the parameters of new hashes, a salt of its own, and room for a hash.
-func fresh() parsed {
-	p := parsed{memory: memory, passes: passes, lanes: lanes, salt: make([]byte, saltLen), hash: make([]byte, hashLen)}
-	rand.Read(p.salt)
-	return p
+// fresh has the parameters of new hashes, and room for one.
+func fresh(salt []byte) parsed {
+	return parsed{memory: memory, passes: passes, lanes: lanes, salt: salt, hash: make([]byte, hashLen)}
 }
 
 // String is canonical: parse accepts no other text for the same hash.

@@ -82,6 +82,43 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// A hash with a given salt can be made again, anywhere; and only with that salt.
+func TestSalted(t *testing.T) {
+	h, elsewhere := New(Config{}), New(Config{Concurrent: 1})
+	salted := func(h *Hasher, password, salt string) string {
+		t.Helper()
+		stored, err := h.HashSalted(t.Context(), password, []byte(salt))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stored
+	}
+	const salt = "sixteen bytes ok"
+	stored := salted(h, "caf\u00e9 noir", salt)
+	for name, again := range map[string]string{"elsewhere": salted(elsewhere, "caf\u00e9 noir", salt), "other keyboard": salted(h, "cafe\u0301 noir", salt)} {
+		if again != stored {
+			t.Errorf("%s: %q, first %q", name, again, stored)
+		}
+	}
+	for name, other := range map[string]string{"password": salted(h, "caf\u00e9 blanc", salt), "salt": salted(h, "caf\u00e9 noir", "sixteen bytes no")} {
+		if other == stored {
+			t.Errorf("another %s makes the same hash", name)
+		}
+	}
+	if ok, err := h.Verify(t.Context(), "caf\u00e9 noir", stored); err != nil || !ok || NeedsRehash(stored) {
+		t.Errorf("verified: %t, %v", ok, err)
+	}
+	for _, bad := range []string{"", salt[1:], salt + "x"} {
+		if _, err := h.HashSalted(t.Context(), good, []byte(bad)); err == nil {
+			t.Errorf("a salt of %d bytes was taken", len(bad))
+		}
+	}
+	_, err := h.HashSalted(t.Context(), "seven77", []byte(salt))
+	if f := fault.From(err); f == nil || f.Kind != fault.Invalid {
+		t.Errorf("a short password: %v", err)
+	}
+}
+
 func TestUnreadable(t *testing.T) {
 	h := New(Config{})
 	stored := hash(t, h, good)
@@ -157,7 +194,7 @@ func TestMemoryIsBounded(t *testing.T) {
 
 // Whatever is stored, reading it does not crash, and what is accepted is the only text for what it says.
 func FuzzParse(f *testing.F) {
-	f.Add(fresh().String())
+	f.Add(fresh(make([]byte, saltLen)).String())
 	f.Add("$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA")
 	f.Add("$argon2id$v=19$m=8,t=1,p=1$$")
 	f.Fuzz(func(t *testing.T, stored string) {

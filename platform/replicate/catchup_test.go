@@ -1,10 +1,18 @@
 package replicate_test
 
 import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
+	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/causal"
+	"antipode.example/platform/id"
 	"antipode.example/platform/replicate"
 )
 
@@ -172,4 +180,39 @@ func TestAllHaveForgotten(t *testing.T) {
 	if got := b.title(t, user); got != "of a" {
 		t.Errorf("b has %q", got)
 	}
+}
+
+// Each slot costs round trips over the WAN, so several are under way at a time: here the region answers nobody before that is so.
+func TestSlotsAreComparedSeveralAtATime(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	a, b := w.regions[0], w.regions[1]
+	const together = 8
+	users := make([]id.ID, 3*together)
+	for slot := range users {
+		var err error
+		if users[slot], err = id.New(time.Now(), uint16(slot), rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+		b.mustSet(t, users[slot], "title", "of b")
+	}
+	b.replicate(t)
+	var asked atomic.Int32
+	enough := make(chan struct{})
+	b.serve(t, func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		if info.FullMethod == replicationv1.SyncService_Vectors_FullMethodName {
+			if asked.Add(1) == together {
+				close(enough)
+			}
+			select {
+			case <-enough:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		return handler(ctx, req)
+	})
+	a.replicate(t) // and so compares, at its start
+	eventually(t, "all users are here", func() bool {
+		return !slices.ContainsFunc(users, func(user id.ID) bool { return a.title(t, user) != "of b" })
+	})
 }

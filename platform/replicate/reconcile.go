@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/causal"
@@ -17,6 +21,8 @@ import (
 const (
 	// digestSlots is how many slots one Digest asks for: many, for each costs a round trip, but not so many that an answer takes long.
 	digestSlots = 512
+	// slotsAtOnce is how many slots of a region are compared at a time.
+	slotsAtOnce = 8
 	// pageSize is the greatest page of Vectors.
 	pageSize = 1000
 	// maxDiverged bounds the users that a Reconciled names.
@@ -52,17 +58,16 @@ func (r *Replicator) reconcile(ctx context.Context, p *peer) (Reconciled, error)
 	if err != nil {
 		return out, fmt.Errorf("look for dead letters of region %s: %w", p.Region, err)
 	}
-	for first := 0; first < id.Slots; first += digestSlots {
-		differing, err := r.compareDigests(ctx, p, first)
+	start := r.startOf(p)
+	for done := 0; done < id.Slots; done += digestSlots {
+		differing, err := r.compareDigests(ctx, p, (start+done)%id.Slots)
 		if err != nil {
 			return out, fmt.Errorf("compare with region %s: %w", p.Region, err)
 		}
 		out.Slots += digestSlots
-		for _, slot := range differing {
-			out.Differing++
-			if err := r.compareSlot(ctx, p, slot, &out); err != nil {
-				return out, fmt.Errorf("compare slot %d with region %s: %w", slot, p.Region, err)
-			}
+		out.Differing += len(differing)
+		if err := r.compareSlots(ctx, p, differing, &out); err != nil {
+			return out, err
 		}
 	}
 	r.metrics.reconciled.Add(ctx, 1, r.metrics.from(p))
@@ -71,6 +76,34 @@ func (r *Replicator) reconcile(ctx context.Context, p *peer) (Reconciled, error)
 		return out, fmt.Errorf("after a comparison with region %s: %w", p.Region, err)
 	}
 	return out, nil
+}
+
+// startOf is the slot with which comparisons with a region begin: each region's another one, so that a region that lacks much and asks all others at once fetches little of it twice.
+func (r *Replicator) startOf(p *peer) int {
+	chunks := id.Slots / digestSlots
+	return slices.Index(r.peers, p) * chunks / len(r.peers) * digestSlots
+}
+
+// compareSlots compares several slots at a time, for each costs round trips over the WAN.
+func (r *Replicator) compareSlots(ctx context.Context, p *peer, slots []uint16, out *Reconciled) error {
+	var mu sync.Mutex // of out
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(slotsAtOnce)
+	for _, slot := range slots {
+		g.Go(func() error {
+			var one Reconciled
+			err := r.compareSlot(ctx, p, slot, &one)
+			mu.Lock()
+			defer mu.Unlock()
+			out.Fetched += one.Fetched
+			out.Diverged = append(out.Diverged, one.Diverged[:min(len(one.Diverged), maxDiverged-len(out.Diverged))]...)
+			if err != nil {
+				return fmt.Errorf("compare slot %d with region %s: %w", slot, p.Region, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait() //nolint:wrapcheck // it is
 }
 
 // compareDigests returns the slots in which the regions differ, apart from those that only we have users in.

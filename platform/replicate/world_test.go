@@ -15,6 +15,7 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
@@ -286,9 +287,9 @@ func (r *region) replicate(t *testing.T) {
 }
 
 // serve starts the SyncService.
-func (r *region) serve(t *testing.T) {
+func (r *region) serve(t *testing.T, interceptors ...grpc.UnaryServerInterceptor) {
 	t.Helper()
-	s, err := rpc.NewServer(rpc.Config{Log: slog.New(slog.DiscardHandler), MaxMessageBytes: replicate.MaxMessageBytes})
+	s, err := rpc.NewServer(rpc.Config{Log: slog.New(slog.DiscardHandler), MaxMessageBytes: replicate.MaxMessageBytes, Interceptors: interceptors})
 	if err != nil {
 		t.Fatal(err)
 	}

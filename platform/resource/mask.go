@@ -15,7 +15,7 @@ const maskField = "update_mask"
 type Mask struct {
 	// A is what a resource is called in faults: "a user".
 	A string
-	// Message is of the resource's type in the API. Its fields that may change are called like the record's.
+	// Message is of the resource's type in the API. Its fields that may change are called like the record's, but for those that the caller takes out of the answer.
 	Message proto.Message
 	// Changeable are the fields that an update may name.
 	Changeable []string
@@ -23,8 +23,8 @@ type Mask struct {
 	Required []string
 }
 
-// Paths are the record's fields that an update writes, sorted: those that the mask names (AIP-134), or without one those that are set in the patch, which is the record with the
-// values that the caller sent. "*" stands for all, and names are taken as in the .proto file or as in JSON. Over REST the mask is that of the body when the caller sends
+// Paths are the record's fields that an update writes, sorted: those that the mask names (AIP-134), or without one those that are set in the patch: the resource with the values that
+// the caller sent, or the record made of it. "*" stands for all, and names are taken as in the .proto file or as in JSON. Over REST the mask is that of the body when the caller sends
 // none, so `etag`, which is a condition and no change, may stand in it. What it refuses is a fault about the field update_mask.
 func (m Mask) Paths(mask *fieldmaskpb.FieldMask, patch proto.Message) ([]string, error) {
 	if len(mask.GetPaths()) == 0 {

@@ -139,7 +139,7 @@ func (m *making) find(ctx context.Context, email string) (*userv1.User, error) {
 
 // signUp makes the user; created is false when somebody else has done so meanwhile.
 func (m *making) signUp(ctx context.Context, email, password string) (user *userv1.User, created bool, err error) {
-	body, err := protojson.Marshal(&userv1.User{Email: email, Password: password})
+	body, err := protojson.Marshal(&userv1.User{Email: email, Password: &password})
 	if err != nil {
 		return nil, false, fmt.Errorf("write a user: %w", err)
 	}

@@ -61,7 +61,7 @@ func (s *Service) updateAddress(ctx context.Context, c Change, seen copies.Seen)
 			if rec.GetPendingEmail() != c.Patch.GetEmail() || c.Etag != "" && record.Etag(d.Record(key(c.User))) != first.Etag {
 				return s.users.Changed()
 			}
-			if err := copyPaths(d, rec, c); err != nil {
+			if err := c.apply(d, rec); err != nil {
 				return err
 			}
 			rec.PendingEmail = ""

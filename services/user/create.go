@@ -24,6 +24,8 @@ import (
 type Creation struct {
 	// Record has the fields that the caller chose.
 	Record *userv1.UserRecord
+	// Password, unless nil, is what the user will sign in with.
+	Password *string
 	// Key is the idempotency key; empty for none.
 	Key string
 	// Remote: do not answer before another region has applied it.
@@ -52,14 +54,17 @@ type signUp struct {
 	seen        copies.Seen
 }
 
-// Create signs a user up. With a key that came before, it answers the user that was created then, as it is now. Errors: invalid (the address);
-// already_exists; key_reused; not_found, when the user of this key was deleted; no_quorum; unknown_outcome, after which the same key brings certainty.
+// Create signs a user up. With a key that came before, it answers the user that was created then, as it is now. Errors: invalid (the address, the password);
+// already_exists; key_reused; not_found, when the user of this key was deleted; no_quorum; unavailable, when too many passwords are being hashed; unknown_outcome, after which the same key brings certainty.
 func (s *Service) Create(ctx context.Context, c Creation, seen copies.SeenFunc) (Result, error) {
 	canonical, err := CanonicalEmail(c.Record.GetEmail(), "user.email")
 	if err != nil {
 		return Result{}, err
 	}
 	if err := s.users.MayWrite(); err != nil {
+		return Result{}, err
+	}
+	if c.Record, err = s.withPassword(ctx, canonical, c); err != nil {
 		return Result{}, err
 	}
 	n, err := s.begin(canonical, c)

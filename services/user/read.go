@@ -26,16 +26,21 @@ func (s *Service) BatchGet(ctx context.Context, users []id.ID, seen copies.SeenF
 // Lookup answers the user to whom a canonical address belongs; ok is false when it belongs to nobody. It works without a quorum for addresses whose claim
 // has reached this region. Errors: as Get, and no_quorum when only a quorum could tell.
 func (s *Service) Lookup(ctx context.Context, canonical string, seen copies.SeenFunc) (c Copy, ok bool, err error) {
-	k := s.c.Claims.EmailKey(canonical)
-	claim, found, err := s.c.Claims.Lookup(ctx, k, claims.Local)
-	if err == nil && (!found || !claim.Confirmed) {
-		claim, found, err = s.c.Claims.Lookup(ctx, k, claims.Linearizable)
+	claim, found, err := s.claim(ctx, canonical, claims.Local)
+	if err == nil && !found {
+		claim, found, err = s.claim(ctx, canonical, claims.Linearizable)
 	}
-	if err != nil || !found || !claim.Confirmed {
+	if err != nil || !found {
 		return Copy{}, false, err
 	}
 	c, err = s.Get(ctx, claim.User, seen(claim.User))
 	return c, err == nil && c.Found, err
+}
+
+// claim is the confirmed claim on a canonical address, if there is one.
+func (s *Service) claim(ctx context.Context, canonical string, how claims.Consistency) (claims.Claim, bool, error) {
+	c, found, err := s.c.Claims.Lookup(ctx, s.c.Claims.EmailKey(canonical), how)
+	return c, found && c.Confirmed, err
 }
 
 // List answers up to limit users after (after, afterID) by (create time, id).

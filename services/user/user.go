@@ -3,7 +3,9 @@
 // It owns records of type "user" (userv1.UserRecord), one for each user, whose id is the user's own. It guarantees, beside what package copies does for reads and writes:
 //
 //   - an e-mail address belongs to one user in the world: it is shown only once the claim on it is confirmed;
-//   - a creation with an idempotency key has one effect, in whichever regions it is tried.
+//   - a creation with an idempotency key has one effect, in whichever regions it is tried;
+//   - of two passwords that were set in regions which did not see each other, the one that was set later is the user's, everywhere, and only that one;
+//   - a password that is set and a role that is taken away end all sessions that were made without knowing of that write (revocation.go).
 //
 // A sign-up without a key that ends as unknown_outcome may hold its address: for a minute, or, if the claim was confirmed, until the sweeper (sweep.go), which also frees the
 // addresses of deleted users and those that users have left.
@@ -13,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -24,6 +27,7 @@ import (
 	"antipode.example/platform/fault"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
+	"antipode.example/platform/password"
 	"antipode.example/platform/record"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
@@ -71,6 +75,10 @@ type Config struct {
 	Clock       hlc.Clock
 	// Random is where ids come from.
 	Random io.Reader
+	// Passwords hashes and compares; there is one in a process, since it bounds their memory.
+	Passwords *password.Hasher
+	// Log is told of what went wrong behind an answer that was right.
+	Log *slog.Logger
 }
 
 // Service is safe for concurrent use.

@@ -6,9 +6,12 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	userv1 "antipode.example/api/gen/antipode/user/v1"
@@ -19,6 +22,7 @@ import (
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/lifecycle"
+	"antipode.example/platform/password"
 	"antipode.example/platform/record"
 	"antipode.example/platform/service"
 	"antipode.example/platform/store"
@@ -28,11 +32,12 @@ import (
 
 // app is what a process of the user service has of its own.
 type app struct {
-	registry *record.Registry
-	claim    causal.Key // makes claims out of addresses
-	parts    *service.Parts
-	users    *user.Service
-	server   *userrpc.Server
+	registry    *record.Registry
+	claim       causal.Key // makes claims out of addresses
+	parts       *service.Parts
+	users       *user.Service
+	server      *userrpc.Server
+	credentials *userrpc.Credentials
 }
 
 // Main runs the command line of userd until it is done or ctx ends. Logs go to stderr, results to stdout.
@@ -60,10 +65,15 @@ func define(file string) (service.Config, service.Definition, error) {
 		Projections: map[string]store.Projection{user.RecordType: user.Projection},
 		MayRestore:  a.mayRestore,
 		Follows:     []string{auth.ServiceSession},
-		GRPC:        []string{userv1.UserService_ServiceDesc.ServiceName},
+		Followed:    user.Followed,
+		Revocations: user.Revocations,
+		GRPC:        []string{userv1.UserService_ServiceDesc.ServiceName, userv1.CredentialService_ServiceDesc.ServiceName},
 		Open:        a.open,
 		Background:  []lifecycle.Component{a.sweeper()},
-		Register:    func(r grpc.ServiceRegistrar) { userv1.RegisterUserServiceServer(r, a.server) },
+		Register: func(r grpc.ServiceRegistrar) {
+			userv1.RegisterUserServiceServer(r, a.server)
+			userv1.RegisterCredentialServiceServer(r, a.credentials)
+		},
 		Gateway: func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 			return userv1.RegisterUserServiceHandlerClient(ctx, mux, userv1.NewUserServiceClient(conn))
 		},
@@ -80,11 +90,13 @@ func (a *app) open(_ context.Context, p *service.Parts) error {
 	}
 	c := user.Config{
 		Copies: p.Copies, Lists: p.Store, Claims: addresses, Idempotency: p.Keys.Idempotency, Clock: p.Clock, Random: rand.Reader,
+		Passwords: password.New(password.Config{}), Log: p.Log,
 	}
 	if p.Replicator != nil {
 		c.Remote = p.Replicator
 	}
 	a.users = user.New(c)
+	a.credentials = userrpc.NewCredentials(a.users)
 	a.server, err = userrpc.NewServer(a.users, p.Clock, p.Keys.Cursor...)
 	return err
 }
@@ -98,5 +110,18 @@ func (a *app) mayRestore(_ context.Context, _ id.ID, c *recordv1.Conflict) error
 	if field == "email" {
 		return fault.New(fault.Invalid, "an e-mail address cannot be restored: it is claimed, not only displayed")
 	}
+	if top, _, _ := strings.Cut(field, "."); filledByServer(top) {
+		return fault.New(fault.Invalid, "%s cannot be restored: nobody has chosen it", field)
+	}
 	return nil
+}
+
+// filledByServer reports whether callers have no say in a field of users' records.
+func filledByServer(field string) bool {
+	fd := (&userv1.UserRecord{}).ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(field))
+	if fd == nil {
+		return false
+	}
+	rules, _ := proto.GetExtension(fd.Options(), recordv1.E_Field).(*recordv1.FieldRules)
+	return rules.GetServerFilled()
 }

@@ -13,9 +13,9 @@ import (
 
 // TestAccess calls every RPC as everybody.
 func TestAccess(t *testing.T) {
-	name := userv1.UserService_ServiceDesc.ServiceName
+	name, credentials := userv1.UserService_ServiceDesc.ServiceName, userv1.CredentialService_ServiceDesc.ServiceName
 	keys := authtest.Keys(t, "us-east", hlc.System{})
-	guard, err := auth.NewGuard(auth.GuardConfig{Keys: keys, Services: []string{name}})
+	guard, err := auth.NewGuard(auth.GuardConfig{Keys: keys, Services: []string{name, credentials}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,14 +24,20 @@ func TestAccess(t *testing.T) {
 		t.Fatal(err)
 	}
 	userv1.RegisterUserServiceServer(server, userv1.UnimplementedUserServiceServer{})
-	session, asset, stranger := auth.ServiceActor("session"), auth.ServiceActor("asset"), auth.ServiceActor("stranger")
+	userv1.RegisterCredentialServiceServer(server, userv1.UnimplementedCredentialServiceServer{})
+	session, asset, operator, stranger := auth.ServiceActor("session"), auth.ServiceActor("asset"), auth.ServiceActor("operator"), auth.ServiceActor("stranger")
 	authtest.Walk(t, server.Conn(), keys, name, map[string][]auth.Actor{
-		"CreateUser":    {auth.Anonymous, auth.User, auth.Admin, session, asset, stranger},
+		"CreateUser":    {auth.Anonymous, auth.User, auth.Admin, session, asset, operator, stranger},
 		"GetUser":       {auth.Owner, auth.Admin, session, asset},
 		"BatchGetUsers": {auth.Admin, session, asset},
 		"ListUsers":     {auth.Admin},
 		"UpdateUser":    {auth.Owner, auth.Admin},
 		"DeleteUser":    {auth.Owner, auth.Admin},
 		"LookupUser":    {auth.Admin, session},
+		"SetUserRoles":  {auth.Admin, operator},
+	})
+	authtest.Walk(t, server.Conn(), keys, credentials, map[string][]auth.Actor{
+		"VerifyPassword": {session},
+		"GetCredential":  {session},
 	})
 }

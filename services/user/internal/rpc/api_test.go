@@ -62,7 +62,7 @@ func (f *fixture) testShape(t *testing.T) {
 	got := f.ok(t, http.MethodGet, "/v1/users/"+made.field("id"), "", rpc.HeaderToken, made.token())
 	want := `^\{"id":"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}","firstName":"John","lastName":"Smith","displayName":"","email":"John@Example\.com",` +
 		`"address":\{"streetAddress":"21 2nd Street","city":"New York","state":"NY","postalCode":"10021","country":"US"\},` +
-		`"phoneNumbers":\["\+12125551234","\+16465554567"\],"createTime":"[0-9T:.-]+Z","updateTime":"[0-9T:.-]+Z","etag":"[\w-]{22}"\}$`
+		`"phoneNumbers":\["\+12125551234","\+16465554567"\],"createTime":"[0-9T:.-]+Z","updateTime":"[0-9T:.-]+Z","etag":"[\w-]{22}","roles":\[\]\}$`
 	compact := stripSpace(got.body)
 	if !regexp.MustCompile(want).MatchString(compact) {
 		t.Errorf("GET answered\n%s\nwant\n%s", compact, want)

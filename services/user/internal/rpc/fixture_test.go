@@ -32,6 +32,7 @@ import (
 	"antipode.example/platform/global"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
+	"antipode.example/platform/password"
 	"antipode.example/platform/rpc"
 	"antipode.example/platform/service/servicetest"
 	"antipode.example/platform/shard"
@@ -52,6 +53,8 @@ type fixture struct {
 	clock  *movable
 	base   string // of REST
 	client userv1.UserServiceClient
+	// credentials is what the session service asks.
+	credentials userv1.CredentialServiceClient
 }
 
 // closed is an incarnation of region 2 of which there will never be more than there is.
@@ -211,6 +214,7 @@ func startRegion(t *testing.T, number uint16, name string, etcd []string) *fixtu
 			Closed: func(r causal.Replica) bool { return r == closed },
 		},
 		Lists: f.store, Claims: f.claims, Remote: f.remote, Idempotency: testKey("i"), Clock: f.clock, Random: rand.Reader,
+		Passwords: password.New(password.Config{}), Log: log,
 	})
 	f.sealer = must(causal.NewSealer(testKey("t")))(t)
 	f.serve(t, log)
@@ -221,6 +225,7 @@ func (f *fixture) serve(t *testing.T, log *slog.Logger) {
 	t.Helper()
 	server := must(rpc.NewServer(rpc.Config{Log: log, Sealer: f.sealer}))(t)
 	userv1.RegisterUserServiceServer(server, must(NewServer(f.users, f.clock, testKey("p")))(t))
+	userv1.RegisterCredentialServiceServer(server, NewCredentials(f.users))
 	front := must(gateway.New(t.Context(), gateway.Config{
 		Log: log, Server: server,
 		Register: func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
@@ -243,7 +248,7 @@ func (f *fixture) serve(t *testing.T, log *slog.Logger) {
 		}
 	})
 	f.base = "http://" + l.Addr().String()
-	f.client = userv1.NewUserServiceClient(conn)
+	f.client, f.credentials = userv1.NewUserServiceClient(conn), userv1.NewCredentialServiceClient(conn)
 }
 
 // answer is what came over REST.

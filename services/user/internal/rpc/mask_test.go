@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
@@ -13,9 +14,9 @@ import (
 
 func TestChanges(t *testing.T) {
 	t.Parallel()
-	patch := &userv1.UserRecord{
-		FirstName: "John", Email: "john@example.com", PhoneNumbers: []string{"+12125551234"},
-		Address: &userv1.UserRecord_Address{City: "New York", State: "NY"},
+	sent := &userv1.User{
+		Id: "ignored", FirstName: "John", Email: "john@example.com", PhoneNumbers: []string{"+12125551234"}, Roles: []string{"ignored"},
+		Address: &userv1.Address{City: "New York", State: "NY"},
 	}
 	for mask, want := range map[string]string{
 		"":                             "address.city address.state email first_name phone_numbers", // what is set
@@ -30,6 +31,10 @@ func TestChanges(t *testing.T) {
 		"etag,first_name":              "first_name",
 		"etag":                         "",
 		"email":                        "email",
+		"password":                     "",
+		"password,last_name":           "last_name",
+		"roles":                        `!"roles" is filled by the server`,
+		"password_hashes":              `!"password_hashes" is not a field of a user`,
 		"id":                           `!"id" is filled by the server`,
 		"create_time":                  `!"create_time" is filled by the server`,
 		"updateTime":                   `!"updateTime" is filled by the server`,
@@ -48,7 +53,7 @@ func TestChanges(t *testing.T) {
 			if mask != "" {
 				m.Paths = strings.Split(mask, ",")
 			}
-			got, err := changes(m, patch)
+			got, err := change(m, sent)
 			if why, refused := strings.CutPrefix(want, "!"); refused {
 				f := fault.From(err)
 				if f == nil || f.Kind != fault.Invalid || len(f.Violations) != 1 || f.Violations[0] != (fault.Violation{Field: "update_mask", Description: why}) {
@@ -56,12 +61,21 @@ func TestChanges(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || !slices.Equal(got, strings.Fields(want)) {
-				t.Errorf("got %v, %v; want %s", got, err, want)
+			if err != nil || !slices.Equal(got.Paths, strings.Fields(want)) {
+				t.Errorf("got %v, %v; want %s", got.Paths, err, want)
+			}
+			if named := strings.Contains(mask, "password"); named != (got.Password != nil) || named && *got.Password != "" {
+				t.Errorf("the password is %v", got.Password)
 			}
 		})
 	}
-	_, err := changes(&fieldmaskpb.FieldMask{Paths: []string{"one", "two"}}, patch)
+	for mask, names := range map[string][]string{"": {"password"}, "*": {"*"}} {
+		got, err := change(&fieldmaskpb.FieldMask{Paths: names[:len(mask)]}, &userv1.User{Password: proto.String("new password")})
+		if err != nil || got.Password == nil || *got.Password != "new password" || slices.Contains(got.Paths, "password") {
+			t.Errorf("mask %q: %+v, %v", mask, got, err)
+		}
+	}
+	_, err := change(&fieldmaskpb.FieldMask{Paths: []string{"one", "two"}}, sent)
 	if f := fault.From(err); f == nil || len(f.Violations) != 2 {
 		t.Errorf("got %+v, want both paths named", err)
 	}

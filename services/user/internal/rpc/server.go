@@ -43,7 +43,7 @@ func NewServer(users *user.Service, clock hlc.Clock, cursorKeys ...causal.Key) (
 // CreateUser is described in the .proto file, as are all methods.
 func (s *Server) CreateUser(ctx context.Context, r *userv1.CreateUserRequest) (*userv1.User, error) {
 	call := rpc.FromContext(ctx)
-	c := user.Creation{Record: recordOf(r.GetUser()), Key: call.IdempotencyKey, Remote: resource.Remote(call)}
+	c := user.Creation{Record: recordOf(r.GetUser()), Password: r.GetUser().Password, Key: call.IdempotencyKey, Remote: resource.Remote(call)}
 	result, err := s.users.Create(ctx, c, seenBy(call))
 	if err != nil {
 		return nil, err
@@ -133,12 +133,27 @@ func (s *Server) UpdateUser(ctx context.Context, r *userv1.UpdateUserRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	patch := recordOf(r.GetUser())
-	paths, err := changes(r.GetUpdateMask(), patch)
+	c, err := change(r.GetUpdateMask(), r.GetUser())
 	if err != nil {
 		return nil, err
 	}
-	result, err := s.users.Update(ctx, user.Change{User: u, Etag: r.GetUser().GetEtag(), Paths: paths, Patch: patch, Remote: resource.Remote(call)}, seenBy(call)(u))
+	c.User, c.Remote = u, resource.Remote(call)
+	result, err := s.users.Update(ctx, c, seenBy(call)(u))
+	if err != nil {
+		return nil, err
+	}
+	return wrote(call, result)
+}
+
+// SetUserRoles gives one user roles and takes all others away.
+func (s *Server) SetUserRoles(ctx context.Context, r *userv1.SetUserRolesRequest) (*userv1.User, error) {
+	call := rpc.FromContext(ctx)
+	u, err := resource.ParseID(r.GetId(), "id", aUser)
+	if err != nil {
+		return nil, err
+	}
+	c := user.RoleChange{User: u, Etag: r.GetEtag(), Roles: r.GetRoles(), Remote: resource.Remote(call)}
+	result, err := s.users.SetRoles(ctx, c, seenBy(call)(u))
 	if err != nil {
 		return nil, err
 	}

@@ -128,7 +128,7 @@ type Credential struct {
 	UserId string `protobuf:"bytes,1,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
 	// What the user may do beside what all users may: "admin".
 	Roles []string `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
-	// The user's version in the copy that this was read from, in the user service.
+	// The user's version in the user service, in the copy that all of this was read from: the one in which the password was right.
 	Vector   *v1.Vector `protobuf:"bytes,3,opt,name=vector,proto3" json:"vector,omitempty"`
 	MaxStamp uint64     `protobuf:"fixed64,4,opt,name=max_stamp,json=maxStamp,proto3" json:"max_stamp,omitempty"`
 	// Writes of the user service that end every session which was made without knowing of them: changes of the password, and roles that were taken away.

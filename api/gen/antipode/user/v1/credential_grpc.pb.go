@@ -27,12 +27,15 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// CredentialService tells the session service who may sign in. It answers from this region's copy of the user.
+// CredentialService tells the session service who may sign in. It answers from the primary copy of the user in this region, never from a cache or a replica, so a password that was changed here, or whose change has arrived here, is
+// the only one that is right from then on.
 type CredentialServiceClient interface {
-	// VerifyPassword finds the user of an address and compares the password; right or wrong, and whether or not there is such a user, it takes the same time. It waits for what the causal token covers.
-	// Errors: `unauthenticated` when the address or the password is wrong, or the user has no password; `unavailable` when the user has not reached this region yet, or too many passwords are being compared.
+	// VerifyPassword finds the user of an address and compares the password. A comparison takes the same time for a right and a wrong password, and where there is none to compare with. An address that this region does not know is
+	// asked for in a majority of regions first, which takes longer; that an address is taken is no secret, signing up says so. It waits for what the causal token covers.
+	// Errors: `invalid` when the address is none; `unauthenticated` when the address or the password is wrong, or the user has no password; `no_quorum` when this region does not know the address and a majority of regions, which would, cannot
+	// be reached; `unavailable` when the user has not reached this region yet, or too many passwords are being compared; `token_ahead`.
 	VerifyPassword(ctx context.Context, in *VerifyPasswordRequest, opts ...grpc.CallOption) (*Credential, error)
-	// GetCredential answers what is asked of a user without a password. Errors: `not_found` when the user was deleted; `unavailable` when the user has not reached this region yet.
+	// GetCredential answers what is asked of a user without a password. Errors: `not_found` when the user was deleted; `unavailable` when the user has not reached this region yet; `token_ahead`.
 	GetCredential(ctx context.Context, in *GetCredentialRequest, opts ...grpc.CallOption) (*Credential, error)
 }
 
@@ -68,12 +71,15 @@ func (c *credentialServiceClient) GetCredential(ctx context.Context, in *GetCred
 // All implementations must embed UnimplementedCredentialServiceServer
 // for forward compatibility.
 //
-// CredentialService tells the session service who may sign in. It answers from this region's copy of the user.
+// CredentialService tells the session service who may sign in. It answers from the primary copy of the user in this region, never from a cache or a replica, so a password that was changed here, or whose change has arrived here, is
+// the only one that is right from then on.
 type CredentialServiceServer interface {
-	// VerifyPassword finds the user of an address and compares the password; right or wrong, and whether or not there is such a user, it takes the same time. It waits for what the causal token covers.
-	// Errors: `unauthenticated` when the address or the password is wrong, or the user has no password; `unavailable` when the user has not reached this region yet, or too many passwords are being compared.
+	// VerifyPassword finds the user of an address and compares the password. A comparison takes the same time for a right and a wrong password, and where there is none to compare with. An address that this region does not know is
+	// asked for in a majority of regions first, which takes longer; that an address is taken is no secret, signing up says so. It waits for what the causal token covers.
+	// Errors: `invalid` when the address is none; `unauthenticated` when the address or the password is wrong, or the user has no password; `no_quorum` when this region does not know the address and a majority of regions, which would, cannot
+	// be reached; `unavailable` when the user has not reached this region yet, or too many passwords are being compared; `token_ahead`.
 	VerifyPassword(context.Context, *VerifyPasswordRequest) (*Credential, error)
-	// GetCredential answers what is asked of a user without a password. Errors: `not_found` when the user was deleted; `unavailable` when the user has not reached this region yet.
+	// GetCredential answers what is asked of a user without a password. Errors: `not_found` when the user was deleted; `unavailable` when the user has not reached this region yet; `token_ahead`.
 	GetCredential(context.Context, *GetCredentialRequest) (*Credential, error)
 	mustEmbedUnimplementedCredentialServiceServer()
 }

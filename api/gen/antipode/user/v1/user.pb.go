@@ -67,8 +67,8 @@ type User struct {
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// Opaque; differs whenever the user differs. Equal in all regions that hold the same writes.
 	Etag string `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
-	// 8 to 1024 bytes of UTF-8; never shown. A user without one cannot sign in. Setting it ends all sessions of the user, the caller's too.
-	Password string `protobuf:"bytes,11,opt,name=password,proto3" json:"password,omitempty"`
+	// 8 to 1024 bytes of UTF-8; never shown. A user without one cannot sign in. Setting it ends all sessions of the user, the caller's too; it cannot be taken away.
+	Password *string `protobuf:"bytes,11,opt,name=password,proto3,oneof" json:"password,omitempty"`
 	// What the user may do beside what all users may: "admin".
 	Roles         []string `protobuf:"bytes,12,rep,name=roles,proto3" json:"roles,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -176,8 +176,8 @@ func (x *User) GetEtag() string {
 }
 
 func (x *User) GetPassword() string {
-	if x != nil {
-		return x.Password
+	if x != nil && x.Password != nil {
+		return *x.Password
 	}
 	return ""
 }
@@ -787,7 +787,7 @@ var File_antipode_user_v1_user_proto protoreflect.FileDescriptor
 
 const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"\n" +
-	"\x1bantipode/user/v1/user.proto\x12\x10antipode.user.v1\x1a\x1dantipode/auth/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x04\n" +
+	"\x1bantipode/user/v1/user.proto\x12\x10antipode.user.v1\x1a\x1dantipode/auth/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xae\x04\n" +
 	"\x04User\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tB\x03\xe0A\x03R\x02id\x12&\n" +
 	"\n" +
@@ -802,9 +802,10 @@ const file_antipode_user_v1_user_proto_rawDesc = "" +
 	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"updateTime\x12\x1b\n" +
 	"\x04etag\x18\n" +
-	" \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x12'\n" +
-	"\bpassword\x18\v \x01(\tB\v\xe0A\x04\xbaH\x05r\x03(\x80\bR\bpassword\x12\x19\n" +
-	"\x05roles\x18\f \x03(\tB\x03\xe0A\x03R\x05roles\"\xd0\x01\n" +
+	" \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x12.\n" +
+	"\bpassword\x18\v \x01(\tB\r\xe0A\x04\xbaH\ar\x05 \b(\x80\bH\x00R\bpassword\x88\x01\x01\x12\x19\n" +
+	"\x05roles\x18\f \x03(\tB\x03\xe0A\x03R\x05rolesB\v\n" +
+	"\t_password\"\xd0\x01\n" +
 	"\aAddress\x12/\n" +
 	"\x0estreet_address\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\rstreetAddress\x12\x1b\n" +
 	"\x04city\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18dR\x04city\x12\x1d\n" +
@@ -927,6 +928,7 @@ func file_antipode_user_v1_user_proto_init() {
 	if File_antipode_user_v1_user_proto != nil {
 		return
 	}
+	file_antipode_user_v1_user_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

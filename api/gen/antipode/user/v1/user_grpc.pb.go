@@ -55,7 +55,8 @@ const (
 type UserServiceClient interface {
 	// CreateUser signs a user up. The e-mail address is claimed for this user in the whole world before the answer is given.
 	// Errors: `invalid`; `already_exists` when the address belongs to another user; `key_reused` when the idempotency key came with
-	// the same address and another body before; `no_quorum` when a majority of regions cannot be reached.
+	// the same address and another body before; `no_quorum` when a majority of regions cannot be reached;
+	// `unavailable` when too many passwords are being hashed.
 	CreateUser(ctx context.Context, in *CreateUserRequest, opts ...grpc.CallOption) (*User, error)
 	// GetUser answers one user. Errors: `not_found` (also for a deleted user); `token_ahead` when this region does not have what the token covers.
 	GetUser(ctx context.Context, in *GetUserRequest, opts ...grpc.CallOption) (*User, error)
@@ -65,7 +66,7 @@ type UserServiceClient interface {
 	ListUsers(ctx context.Context, in *ListUsersRequest, opts ...grpc.CallOption) (*ListUsersResponse, error)
 	// UpdateUser changes the fields that the mask names; without a mask, those that are set in `user`. When `user.etag` is set, the write happens only if it
 	// is still the user's etag in this region. A new `email` is claimed in the whole world first. Errors: `invalid`; `not_found`; `etag_mismatch` (also when another request
-	// changed the address at the same time); for `email` also `already_exists` and `no_quorum`.
+	// changed the address at the same time); for `email` also `already_exists` and `no_quorum`; for `password` also `unavailable` when too many are being hashed.
 	UpdateUser(ctx context.Context, in *UpdateUserRequest, opts ...grpc.CallOption) (*User, error)
 	// DeleteUser deletes a user for good: the deletion wins over every concurrent change, and the id is never used again. The address becomes free once
 	// every region has applied the deletion, within minutes.
@@ -174,7 +175,8 @@ func (c *userServiceClient) SetUserRoles(ctx context.Context, in *SetUserRolesRe
 type UserServiceServer interface {
 	// CreateUser signs a user up. The e-mail address is claimed for this user in the whole world before the answer is given.
 	// Errors: `invalid`; `already_exists` when the address belongs to another user; `key_reused` when the idempotency key came with
-	// the same address and another body before; `no_quorum` when a majority of regions cannot be reached.
+	// the same address and another body before; `no_quorum` when a majority of regions cannot be reached;
+	// `unavailable` when too many passwords are being hashed.
 	CreateUser(context.Context, *CreateUserRequest) (*User, error)
 	// GetUser answers one user. Errors: `not_found` (also for a deleted user); `token_ahead` when this region does not have what the token covers.
 	GetUser(context.Context, *GetUserRequest) (*User, error)
@@ -184,7 +186,7 @@ type UserServiceServer interface {
 	ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error)
 	// UpdateUser changes the fields that the mask names; without a mask, those that are set in `user`. When `user.etag` is set, the write happens only if it
 	// is still the user's etag in this region. A new `email` is claimed in the whole world first. Errors: `invalid`; `not_found`; `etag_mismatch` (also when another request
-	// changed the address at the same time); for `email` also `already_exists` and `no_quorum`.
+	// changed the address at the same time); for `email` also `already_exists` and `no_quorum`; for `password` also `unavailable` when too many are being hashed.
 	UpdateUser(context.Context, *UpdateUserRequest) (*User, error)
 	// DeleteUser deletes a user for good: the deletion wins over every concurrent change, and the id is never used again. The address becomes free once
 	// every region has applied the deletion, within minutes.

@@ -94,9 +94,10 @@ type UserRecord struct {
 	RequestFingerprint []byte `protobuf:"bytes,11,opt,name=request_fingerprint,json=requestFingerprint,proto3" json:"request_fingerprint,omitempty"`
 	// The address that a change is about to set, from before its claim is confirmed until the change is done.
 	PendingEmail string `protobuf:"bytes,12,opt,name=pending_email,json=pendingEmail,proto3" json:"pending_email,omitempty"`
-	// As package password writes it; empty for a user who cannot sign in.
-	PasswordHash string   `protobuf:"bytes,13,opt,name=password_hash,json=passwordHash,proto3" json:"password_hash,omitempty"`
-	Roles        []string `protobuf:"bytes,14,rep,name=roles,proto3" json:"roles,omitempty"`
+	// When the password was set, and its hash, as package user writes it. More than one only after regions set it without seeing each other: the one that was set last counts, and the others go with the next
+	// change. None for a user who cannot sign in.
+	PasswordHashes []string `protobuf:"bytes,13,rep,name=password_hashes,json=passwordHashes,proto3" json:"password_hashes,omitempty"`
+	Roles          []string `protobuf:"bytes,14,rep,name=roles,proto3" json:"roles,omitempty"`
 	// Writes of this service that end every session which was made without knowing of them, as "<replica>:<n>"; of each replica the last.
 	Revocations []string `protobuf:"bytes,15,rep,name=revocations,proto3" json:"revocations,omitempty"`
 	// When that was done last.
@@ -219,11 +220,11 @@ func (x *UserRecord) GetPendingEmail() string {
 	return ""
 }
 
-func (x *UserRecord) GetPasswordHash() string {
+func (x *UserRecord) GetPasswordHashes() []string {
 	if x != nil {
-		return x.PasswordHash
+		return x.PasswordHashes
 	}
-	return ""
+	return nil
 }
 
 func (x *UserRecord) GetRoles() []string {
@@ -328,7 +329,7 @@ var File_antipode_user_v1_user_record_proto protoreflect.FileDescriptor
 
 const file_antipode_user_v1_user_record_proto_rawDesc = "" +
 	"\n" +
-	"\"antipode/user/v1/user_record.proto\x12\x10antipode.user.v1\x1a\x1fantipode/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\b\n" +
+	"\"antipode/user/v1/user_record.proto\x12\x10antipode.user.v1\x1a\x1fantipode/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\b\n" +
 	"\n" +
 	"UserRecord\x12\x1d\n" +
 	"\n" +
@@ -346,8 +347,9 @@ const file_antipode_user_v1_user_record_proto_rawDesc = "" +
 	"\rorigin_region\x18\n" +
 	" \x01(\tB\b\x9a\xb8\x18\x04\b\a\x10\x01R\foriginRegion\x129\n" +
 	"\x13request_fingerprint\x18\v \x01(\fB\b\x9a\xb8\x18\x04\b\a\x10\x01R\x12requestFingerprint\x12+\n" +
-	"\rpending_email\x18\f \x01(\tB\x06\x9a\xb8\x18\x02\x10\x01R\fpendingEmail\x12-\n" +
-	"\rpassword_hash\x18\r \x01(\tB\b\x9a\xb8\x18\x04\x10\x01\x18\x01R\fpasswordHash\x12\x1e\n" +
+	"\rpending_email\x18\f \x01(\tB\x06\x9a\xb8\x18\x02\x10\x01R\fpendingEmail\x123\n" +
+	"\x0fpassword_hashes\x18\r \x03(\tB\n" +
+	"\x9a\xb8\x18\x06\b\x03\x10\x01\x18\x01R\x0epasswordHashes\x12\x1e\n" +
 	"\x05roles\x18\x0e \x03(\tB\b\x9a\xb8\x18\x04\b\x03\x10\x01R\x05roles\x12*\n" +
 	"\vrevocations\x18\x0f \x03(\tB\b\x9a\xb8\x18\x04\b\x03\x10\x01R\vrevocations\x12E\n" +
 	"\vrevoke_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampB\b\x9a\xb8\x18\x04\b\x05\x10\x01R\n" +
