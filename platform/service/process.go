@@ -36,6 +36,7 @@ import (
 	"antipode.example/platform/kafka"
 	"antipode.example/platform/lease"
 	"antipode.example/platform/lifecycle"
+	"antipode.example/platform/limit"
 	"antipode.example/platform/record"
 	"antipode.example/platform/replicate"
 	"antipode.example/platform/shard"
@@ -92,6 +93,8 @@ type Parts struct {
 	// Copies are how the service reads and writes. They refuse writes while the clock can't be trusted.
 	Copies copies.Config
 	Store  *store.Store
+	// Limits bound how often something may be done in this region.
+	Limits *limit.Limiter
 	// Leases divide work among the region's processes of this service.
 	Leases *lease.Leases
 	// Global is the global store.
@@ -193,8 +196,12 @@ func (p *Process) meter() metric.Meter { return p.telemetry.Meters.Meter("antipo
 
 // openRules hands the service what is open.
 func (p *Process) openRules(ctx context.Context) error {
+	limits, err := limit.New(limit.Config{Client: p.redis, Prefix: "antipode:" + p.cfg.Service + ":limit:", Log: p.log, Meter: p.meter()})
+	if err != nil {
+		return err
+	}
 	parts := &Parts{
-		Config: &p.cfg, Log: p.log, Clock: p.clock, Meter: p.meter(), Keys: p.keys, Store: p.store, Leases: p.leases, Global: p.global,
+		Config: &p.cfg, Log: p.log, Clock: p.clock, Meter: p.meter(), Keys: p.keys, Store: p.store, Limits: limits, Leases: p.leases, Global: p.global,
 		Auth: p.auth, Dead: p.dead, Service: p.neighbours.connect,
 		Copies: copies.Config{
 			Region: p.cfg.Region, Store: p.store, Cache: p.cache, Registry: p.definition.Registry, Closed: p.home.isClosed, MayWrite: p.clockGuard.mayWrite,

@@ -10,6 +10,7 @@ import (
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	sessionv1 "antipode.example/api/gen/antipode/session/v1"
 	"antipode.example/platform/auth"
+	"antipode.example/platform/causal"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
 	"antipode.example/platform/store"
@@ -38,7 +39,7 @@ func Followed(rec *recordv1.Record) bool {
 // read is named by the error; the others are returned all the same.
 func Revocations(f store.Followed) ([]auth.Revocation, error) {
 	if deleted := f.Record.GetDeleted(); deleted != nil {
-		return []auth.Revocation{auth.DeletedUser(f.User, hlc.Stamp(deleted.GetStamp()).Time())}, nil
+		return []auth.Revocation{auth.DeletedUser(f.User, hlc.Stamp(deleted.GetStamp()).Time(), causal.DotOf(deleted.GetDot()).Replica)}, nil
 	}
 	if f.Record.GetType() == AccountType {
 		return ofAccount(f)

@@ -29,7 +29,7 @@ func TestRevocations(t *testing.T) {
 		return &recordv1.Record{Type: recordType, Id: recordID[:], Body: b}
 	}
 	deleted := func(recordType string, recordID id.ID) *recordv1.Record {
-		return &recordv1.Record{Type: recordType, Id: recordID[:], Deleted: &recordv1.Leaf{Stamp: uint64(hlc.At(start))}}
+		return &recordv1.Record{Type: recordType, Id: recordID[:], Deleted: &recordv1.Leaf{Dot: dot.Proto(), Stamp: uint64(hlc.At(start))}}
 	}
 	unreadable := rec(RecordType, one, &sessionv1.SessionRecord{})
 	unreadable.Body = bytes.Repeat([]byte{0xff}, 8)
@@ -54,7 +54,7 @@ func TestRevocations(t *testing.T) {
 			rec: rec(AccountType, user, &sessionv1.AccountRecord{RevokeTime: hour, Revocations: []string{"what?", "2.1:7"}}), followed: true, broken: true,
 			want: []auth.Revocation{auth.RequiredWrite(user, auth.ServiceSession, dot, hour.AsTime())},
 		},
-		"a user who was forgotten":   {rec: deleted(AccountType, user), followed: true, want: []auth.Revocation{auth.DeletedUser(user, hlc.At(start).Time())}},
+		"a user who was forgotten":   {rec: deleted(AccountType, user), followed: true, want: []auth.Revocation{auth.DeletedUser(user, hlc.At(start).Time(), dot.Replica)}},
 		"a record of another type":   {rec: rec("tomorrow's", one, &sessionv1.SessionRecord{})},
 		"a session of which nothing": {rec: unreadable, followed: true, broken: true},
 	} {

@@ -17,6 +17,7 @@ import (
 	"antipode.example/platform/service"
 	"antipode.example/platform/store"
 	"antipode.example/services/session"
+	"antipode.example/services/session/internal/limits"
 	sessionrpc "antipode.example/services/session/internal/rpc"
 	"antipode.example/services/session/internal/users"
 )
@@ -70,7 +71,7 @@ func (a *app) open(ctx context.Context, p *service.Parts) error {
 		return err
 	}
 	sessions, err := session.New(ctx, session.Config{
-		Copies: p.Copies, Users: users.New(conn), Tokens: p.Auth, Refresh: a.refresh, Dead: p.Dead, Idempotency: p.Keys.Idempotency,
+		Copies: p.Copies, Users: users.New(conn), Tokens: p.Auth, Refresh: a.refresh, Limits: limits.New(p.Limits), Dead: p.Dead, Idempotency: p.Keys.Idempotency,
 		Clock: p.Clock, Random: rand.Reader, Log: p.Log, Meter: p.Meter,
 	})
 	if err != nil {

@@ -107,7 +107,7 @@ func (f *fixture) testSignIn(t *testing.T) {
 		t.Error("a wrong password does not count")
 	}
 	f.signIn(t, p)
-	if tried := slices.Compact(slices.Clone(f.limits.asked)); len(f.limits.asked) != 3 || len(tried) != 1 || strings.Contains(tried[0], "example.com") {
+	if tried := slices.Compact(slices.Clone(f.limits.asked)); len(f.limits.asked) != 3 || len(tried) != 1 || strings.Contains(tried[0], "example.com") || !strings.HasSuffix(tried[0], " from 127.0.0.1") {
 		t.Errorf("one address has the limits %q", f.limits.asked)
 	}
 	if f.limits.returned != 1 {
@@ -484,7 +484,7 @@ func (f *fixture) testDeletedUser(t *testing.T) {
 	in := f.signIn(t, p)
 	f.users.set(func() { p.deleted = true })
 	f.counts(t, "refreshes", "ended", func() { f.ended(t, in.refresh(), "a") })
-	if err := f.publisher.Add(auth.DeletedUser(p.User, time.Now())); err != nil { // as the user service tells
+	if err := f.publisher.Add(auth.DeletedUser(p.User, time.Now(), there)); err != nil { // as the user service tells
 		t.Fatal(err)
 	}
 	if state := f.state(t, p, in.session()); state != "STATE_REVOKED" {

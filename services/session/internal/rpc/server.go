@@ -41,7 +41,7 @@ func NewServer(sessions *session.Service, tokens Verifier, dead func(*auth.Claim
 func (s *Server) CreateSession(ctx context.Context, r *sessionv1.CreateSessionRequest) (*sessionv1.SignedIn, error) {
 	call := rpc.FromContext(ctx)
 	in, err := s.sessions.SignIn(ctx, session.Attempt{
-		Email: r.GetEmail(), Password: r.GetPassword(), Device: r.GetDeviceName(), Key: call.IdempotencyKey, Remote: resource.Remote(call),
+		Email: r.GetEmail(), Password: r.GetPassword(), Source: call.Source, Device: r.GetDeviceName(), Key: call.IdempotencyKey, Remote: resource.Remote(call),
 	}, seenBy(call))
 	return signedIn(call, in, err)
 }
