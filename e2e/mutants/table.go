@@ -172,6 +172,31 @@ var table = []mutant{
 		dir: "services/user/internal/rpc", test: "TestTwoRegions",
 	},
 	{
+		name: "a password change notes no revocation", guarantee: "a new password ends all sessions that did not know of it",
+		file: "services/user/change.go", old: "		setPassword(rec, c.hash, d.Now())\n		endSessions(d, rec)\n", new: "		setPassword(rec, c.hash, d.Now())\n",
+		dir: "services/user/internal/rpc", test: "TestAPI",
+	},
+	{
+		name: "a role that is taken away notes no revocation", guarantee: "nobody keeps a role by a token from before",
+		file: "services/user/change.go", old: "			if takes {\n", new: "			if takes && gives {\n",
+		dir: "services/user/internal/rpc", test: "TestAPI",
+	},
+	{
+		name: "a keyed sign-up hashes with a random salt", guarantee: "a keyed sign-up with a password has one effect, in whichever regions it is tried",
+		file: "services/user/password.go", old: "	if c.Key == \"\" {\n", new: "	if c.Password != nil {\n",
+		dir: "services/user/internal/rpc", test: "TestTwoRegions",
+	},
+	{
+		name: "a password that is hashed anew counts as set anew", guarantee: "a region that has not heard of a new password does not bring the old one back",
+		file: "services/user/credential.go", old: "stored{old.set + 1, hash}", new: "stored{old.set + 1<<60, hash}",
+		dir: "services/user/internal/rpc", test: "TestTwoRegions",
+	},
+	{
+		name: "a password is compared in a copy from the cache", guarantee: "a password that was changed is wrong at once",
+		file: "services/user/credential.go", old: "s.users.Latest(ctx, ", new: "s.users.Get(ctx, ",
+		dir: "services/user/internal/rpc", test: "TestAPI",
+	},
+	{
 		name: "a read answers what is here, whatever its caller has seen", guarantee: "a client's own past is always there",
 		file: "platform/copies/read.go", old: "	if err != nil || c.Deleted || e.Vector.Dominates(seen.Vector) {", new: "	if err != nil || c.Ref == ref {",
 		dir: "services/user/internal/rpc", test: "TestAPI",

@@ -230,6 +230,7 @@ func (in *interleaving) create(at *place) error {
 		return d.Put(userKey(in.user), &userv1.UserRecord{
 			FirstName: personal + "first", LastName: personal + "last", Email: personal + "@example.com", PhoneNumbers: []string{personal + "1", personal + "2"},
 			Address: &userv1.UserRecord_Address{City: personal + "city"}, CreateTime: timestamppb.New(d.Now()), RequestFingerprint: []byte(personal + "request"),
+			PasswordHashes: []string{personal + "password"}, Roles: []string{personal + "role"}, Revocations: []string{personal + "revocation"},
 			Status: userv1.UserRecord_STATUS_PENDING, OriginRegion: fmt.Sprint(at.engine.Replica),
 		})
 	})
@@ -261,7 +262,7 @@ func (in *interleaving) change(at *place) error {
 		return in.create(at)
 	}
 	value := fmt.Sprint(personal, len(in.events))
-	which := in.random.IntN(6)
+	which := in.random.IntN(7)
 	done, err := in.write(at, false, func(d *state.Draft, rec *userv1.UserRecord) error {
 		switch which {
 		case 0:
@@ -278,6 +279,8 @@ func (in *interleaving) change(at *place) error {
 			}
 		case 5:
 			rec.Address = &userv1.UserRecord_Address{StreetAddress: value, City: rec.GetAddress().GetCity()}
+		case 6:
+			rec.PasswordHashes = []string{value}
 		}
 		return d.Put(userKey(in.user), rec)
 	})

@@ -31,12 +31,12 @@ type stored struct {
 func (p stored) String() string { return fmt.Sprintf("%016x:%s", uint64(p.set), p.hash) }
 
 func readStored(text string) (stored, error) {
-	stamp, hash, ok := strings.Cut(text, ":")
+	stamp, hash, _ := strings.Cut(text, ":")
 	set, err := strconv.ParseUint(stamp, 16, 64)
-	if !ok || err != nil || len(stamp) != 16 {
-		return stored{}, errors.New("read a stored password: it does not begin with when it was set")
+	if p := (stored{hlc.Stamp(set), hash}); err == nil && p.String() == text {
+		return p, nil
 	}
-	return stored{hlc.Stamp(set), hash}, nil
+	return stored{}, errors.New("a stored password does not say when it was set")
 }
 
 // passwordOf is a user's password; ok is false for a user who has none.

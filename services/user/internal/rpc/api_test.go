@@ -55,6 +55,7 @@ func TestAPI(t *testing.T) {
 	t.Run("what is lost", f.testLost)
 	t.Run("causal writes", f.testCausalWrites)
 	t.Run("replicated events reach the cache", f.testCacheAfterApply)
+	t.Run("passwords", f.testPasswords)
 }
 
 func (f *fixture) testShape(t *testing.T) {

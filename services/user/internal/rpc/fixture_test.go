@@ -43,7 +43,8 @@ import (
 // fixture is one region's service on real engines, without capture and replication: what comes from other regions, tests apply to the store.
 type fixture struct {
 	region *servicetest.Region
-	store  *store.Store
+	store  *hooked
+	log    *records
 	users  *user.Service
 	cache  *cache.Cache
 	sealer *causal.Sealer
@@ -93,11 +94,29 @@ func (s step) String() string {
 	return [...]string{"after the reservation", "before the confirmation", "after the confirmation"}[s]
 }
 
-// flaky are real claims between whose steps a test may act.
+// flaky are real claims between whose steps a test may act, and of which a test may make the nearest member out of date.
 type flaky struct {
 	*claims.Claims
 	mu   sync.Mutex
 	acts map[step]func(key claims.Key, u id.ID) error // each runs once
+	old  map[claims.Key]id.ID                         // what the nearest member still has, all confirmed
+}
+
+func (f *flaky) Lookup(ctx context.Context, key claims.Key, how claims.Consistency) (claims.Claim, bool, error) {
+	f.mu.Lock()
+	u, old := f.old[key]
+	f.mu.Unlock()
+	if old && how == claims.Local {
+		return claims.Claim{User: u, Confirmed: true}, true, nil
+	}
+	return f.Claims.Lookup(ctx, key, how)
+}
+
+// behind lets the nearest member have an older claim than the others.
+func (f *flaky) behind(email string, u id.ID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.old = map[claims.Key]id.ID{f.EmailKey(email): u}
 }
 
 func (f *flaky) Reserve(ctx context.Context, key claims.Key, u, mark id.ID) (claims.Claim, error) {
@@ -140,6 +159,48 @@ func (f *flaky) at(s step, act func(key claims.Key, u id.ID) error) {
 }
 
 func (f *flaky) once(act func(key claims.Key, u id.ID) error) { f.at(confirming, act) }
+
+// hooked is a real store before whose next write a test may act.
+type hooked struct {
+	*store.Store
+	mu  sync.Mutex
+	act func()
+}
+
+func (h *hooked) Write(ctx context.Context, w store.WriteRequest) (store.Written, error) {
+	h.mu.Lock()
+	act := h.act
+	h.act = nil
+	h.mu.Unlock()
+	if act != nil {
+		act()
+	}
+	return h.Store.Write(ctx, w)
+}
+
+func (h *hooked) before(act func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.act = act
+}
+
+// records is all that was logged, at any level.
+type records struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (r *records) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(b)
+}
+
+func (r *records) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.String()
+}
 
 // remoteSwitch is another region, reachable or not.
 type remoteSwitch struct {
@@ -192,15 +253,18 @@ func start(t *testing.T, etcd *etcdtest.Cluster) *fixture {
 // startRegion runs the service of a region; its own member of the etcd cluster comes first.
 func startRegion(t *testing.T, number uint16, name string, etcd []string) *fixture {
 	t.Helper()
-	ctx, log := t.Context(), slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	f := &fixture{region: servicetest.NewRegion(t, "user", number), remote: &remoteSwitch{}, clock: &movable{}}
+	ctx := t.Context()
+	f := &fixture{region: servicetest.NewRegion(t, "user", number), log: &records{}, remote: &remoteSwitch{}, clock: &movable{}}
+	log := slog.New(slog.NewMultiHandler(
+		slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}), slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}),
+	))
 	registry := must(user.NewRegistry())(t)
 	router := must(shard.Open(ctx, f.region.Shards, log))(t)
 	t.Cleanup(func() { _ = router.Close(context.WithoutCancel(ctx)) })
-	f.store = must(store.Open(ctx, store.Options{
+	f.store = &hooked{Store: must(store.Open(ctx, store.Options{
 		Service: user.ServiceName, Registry: registry, Router: router, Clock: f.clock, Log: log,
-		Projections: map[string]store.Projection{user.RecordType: user.Projection},
-	}))(t)
+		Projections: map[string]store.Projection{user.RecordType: user.Projection}, Followed: user.Followed,
+	}))(t)}
 	redis := cache.NewClient(f.region.Redis.Addr)
 	t.Cleanup(func() { _ = redis.Close() })
 	f.cache = cache.New(cache.Config{Service: user.ServiceName, Replica: f.store.Replica(), Client: redis, Log: log})

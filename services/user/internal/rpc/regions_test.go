@@ -379,6 +379,7 @@ func TestTwoRegions(t *testing.T) {
 	p := startPair(t, etcdtest.New(t, 3))
 	t.Run("one key, two bodies", p.testOneKeyTwoBodies)
 	t.Run("a retry elsewhere", p.testRetryElsewhere)
+	t.Run("passwords", p.testPasswordsInTwoRegions)
 	t.Run("deletion against writes", p.testDeletionAgainstWrites)
 	t.Run("sign-ups that crash", p.testCrashes)
 	t.Run("sign-ups that pause", p.testPauses)
