@@ -51,8 +51,8 @@ func TestRevocations(t *testing.T) {
 			followed: true, want: []auth.Revocation{write(1, 7), write(2, 3)}, err: `"of tomorrow"`,
 		},
 		"deleted": {
-			record:   &recordv1.Record{Type: user.RecordType, Id: u[:], Deleted: &recordv1.Leaf{Stamp: uint64(hlc.At(at) + 5)}},
-			followed: true, want: []auth.Revocation{auth.DeletedUser(u, at)},
+			record:   &recordv1.Record{Type: user.RecordType, Id: u[:], Deleted: &recordv1.Leaf{Stamp: uint64(hlc.At(at) + 5), Dot: causal.Dot{Replica: causal.NewReplica(2, 1), N: 4}.Proto()}},
+			followed: true, want: []auth.Revocation{auth.DeletedUser(u, at, causal.NewReplica(2, 1))},
 		},
 		"a record that cannot be read": {record: &recordv1.Record{Type: user.RecordType, Id: u[:], Body: []byte("\xff")}, followed: true, err: u.String()},
 		"another type":                 {record: other},
