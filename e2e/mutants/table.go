@@ -151,6 +151,16 @@ var table = []mutant{
 		dir: "platform/takeover", test: "TestSomebodyActs",
 	},
 	{
+		name: "a region forgets users only where it deleted them itself", guarantee: "what is kept of a deleted user goes, though the region of the deletion is dead",
+		file: "platform/takeover/takeover.go", old: "		if !p.silent() && (p.Number", new: "		if p.Number != 0 && (p.Number",
+		dir: "platform/forget", test: "TestActingRegionForgets",
+	},
+	{
+		name: "who does not know the question is taken for saying that the user was deleted", guarantee: "only users who were deleted are forgotten",
+		file: "platform/forget/sweep.go", old: " && status.Code(f.Cause) != codes.Unimplemented", new: " && status.Code(f.Cause) != codes.OK+99",
+		dir: "platform/forget", test: "TestSweep",
+	},
+	{
 		name: "a claim is confirmed whoever it names", guarantee: "no address has two owners",
 		file: "platform/claims/claims.go", old: "If(clientv3.Compare(clientv3.Value(string(key)), \"=\", expected)).Then(op(expected))",
 		new: "If(clientv3.Compare(clientv3.CreateRevision(string(key)), \">\", 0)).Then(op(expected))",

@@ -31,6 +31,9 @@ shards:
   - {name: s2, nodes: [198.18.1.13:5432, 198.18.1.14:5432]}
 peers:
   - {region: eu-west, region_number: 2, kafka: [198.18.2.4:9092], sync: [198.18.2.21:9080, 198.18.2.22:9080]}
+services:
+  - {name: session, addresses: [198.18.1.31:8080, 198.18.1.32:8080]}
+  - {name: asset, addresses: [198.18.1.41:8080]}
 log: {level: info, format: json}
 `
 
@@ -49,7 +52,8 @@ func TestLoad(t *testing.T) {
 	if err := Load(write(t, "config.yaml", example), "user", &c); err != nil {
 		t.Fatal(err)
 	}
-	if !c.has(RoleCapture) || len(c.Shards) != 2 || c.Peers[0].Sync[1] != "198.18.2.22:9080" || c.Kafka.Partitions != 8 || c.topic() != "antipode.user.events" {
+	if !c.has(RoleCapture) || len(c.Shards) != 2 || c.Peers[0].Sync[1] != "198.18.2.22:9080" || c.Kafka.Partitions != 8 || c.topic() != "antipode.user.events" ||
+		len(c.Services) != 2 || c.Services[0].Name != "session" || c.Services[0].Addresses[1] != "198.18.1.32:8080" {
 		t.Errorf("%+v", c)
 	}
 	for name, x := range map[string]struct{ old, new, want string }{
@@ -70,6 +74,12 @@ func TestLoad(t *testing.T) {
 		"shard twice":            {"name: s2", "name: s1", `shards[1].name: "s1" occurs twice`},
 		"own region as a peer":   {"region: eu-west", "region: us-east", `peers[0].region: "us-east" occurs twice`},
 		"own number as a peer's": {"region_number: 2", "region_number: 1", "peers[0].region_number: 1 occurs twice"},
+		"service twice":          {"name: asset", "name: session", `services[1].name: "session" occurs twice`},
+		"itself beside it":       {"name: asset", "name: user", `services[1].name: "user" is this service itself`},
+		"service without a name": {"{name: asset, ", "{", "services[1].name: is missing"},
+		"service nowhere":        {"[198.18.1.41:8080]", "[]", "services[1].addresses: is missing"},
+		"service without a port": {"198.18.1.32:8080]", "198.18.1.32]", `services[0].addresses: "198.18.1.32" is not an address and port`},
+		"typo in a service":      {"{name: asset, addresses:", "{name: asset, address:", `services[1].address: there is no such key; did you mean "addresses"?`},
 		"no partitions":          {"partitions: 8", "partitions: -8", "kafka.partitions: must be at least 1"},
 		"share of traces":        {"log:", "trace: {sampel: 1}\nlog:", `trace.sampel: there is no such key; did you mean "sample"?`},
 		"not YAML":               {"service: user", "service: [user", "yaml"},

@@ -31,8 +31,16 @@ func NewRegion(tb testing.TB, service string, number uint16) *Region {
 		r.Databases = append(r.Databases, s)
 		r.Shards.Shards = append(r.Shards.Shards, shard.Cluster{Name: name, Nodes: []string{s.Addr()}})
 	}
-	if _, err := store.Migrate(tb.Context(), r.Shards, number, &storetest.Numbers{}, slog.New(slog.DiscardHandler)); err != nil {
-		tb.Fatalf("migrate the databases of region %d: %v", number, err)
-	}
+	r.add(tb, service)
 	return r
+}
+
+// add makes and migrates the databases of a service.
+func (r *Region) add(tb testing.TB, service string) {
+	tb.Helper()
+	c := r.Shards
+	c.Service, c.Database = service, service
+	if _, err := store.Migrate(tb.Context(), c, r.Number, &storetest.Numbers{}, slog.New(slog.DiscardHandler)); err != nil {
+		tb.Fatalf("migrate the databases of %s in region %d: %v", service, r.Number, err)
+	}
 }

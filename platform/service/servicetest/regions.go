@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +41,7 @@ type Service struct {
 	GRPC string
 	// Keys are the names of the key files that only this service has; each gets one key.
 	Keys []string
-	// More are lines of the configuration that only this service has.
+	// More are lines of the configuration that only this service has. A service that runs alone may name neighbours in them (services), such as a server of the test.
 	More string
 	// Run is one process, with a configuration file, until ctx ends. Main is the command line.
 	Run  func(ctx context.Context, config string, log *slog.Logger) error
@@ -60,8 +61,7 @@ type Instance struct {
 	Conn *grpc.ClientConn
 
 	service Service
-	keys    *auth.Keys // those of the region
-	broker  *kafkatest.Broker
+	site    *site
 	stop    context.CancelFunc
 	ended   chan error // what Run returned
 	asked   bool       // to stop
@@ -70,13 +70,50 @@ type Instance struct {
 // TwoRegions starts engines and processes of the regions us-east and eu-west, which are ready when it returns and end with the test.
 func TwoRegions(t *testing.T, s Service) []*Instance {
 	t.Helper()
+	return Together(t, s)[0]
+}
+
+// Together starts two regions as TwoRegions does, in which several services run on the same engines and know each other. It returns each service's instances.
+func Together(t *testing.T, services ...Service) [][]*Instance {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("needs engines")
 	}
-	world := etcdtest.New(t, 1)
-	all := []*Instance{{Name: "us-east", service: s}, {Name: "eu-west", service: s}}
-	for i, r := range all {
-		r.Address = loopback()
+	w := newWorld(t)
+	all := make([][]*Instance, len(services))
+	for i, s := range services {
+		all[i] = w.add(t, s)
+	}
+	for _, r := range slices.Concat(all...) {
+		r.writeConfig(t, w, all)
+	}
+	for _, r := range slices.Concat(all...) {
+		r.Start(t)
+	}
+	return all
+}
+
+// world is what the services of two regions have in common.
+type world struct {
+	global  *etcdtest.Cluster
+	keysDir string
+	regions []*site
+}
+
+// site is one region of it.
+type site struct {
+	name     string
+	engines  *Region // once there is a service
+	broker   *kafkatest.Broker
+	regional *etcdtest.Cluster
+	keys     *auth.Keys
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{global: etcdtest.New(t, 1), keysDir: t.TempDir()}
+	for _, name := range []string{"us-east", "eu-west"} {
+		r := &site{name: name, regional: etcdtest.New(t, 1)}
 		var err error
 		if r.broker, err = kafkatest.New(t.Context()); err != nil {
 			t.Fatal(err)
@@ -85,31 +122,46 @@ func TwoRegions(t *testing.T, s Service) []*Instance {
 		if err := r.broker.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		r.Engines = NewRegion(t, s.Name, uint16(i+1))
+		w.regions = append(w.regions, r)
 	}
-	g, err := global.Open(world.Endpoints())
+	w.writeTokenKeys(t)
+	for _, name := range []string{"causal", "cursor", "idempotency"} {
+		w.writeKey(t, name)
+	}
+	return w
+}
+
+func (w *world) writeKey(t *testing.T, name string) {
+	t.Helper()
+	text := fmt.Sprintf(`{"keys":[{"id":"1","secret":%q}]}`, "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+	if err := os.WriteFile(filepath.Join(w.keysDir, name+".json"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// add makes what a service needs, and its instances, which do not run yet.
+func (w *world) add(t *testing.T, s Service) []*Instance {
+	t.Helper()
+	for _, name := range s.Keys {
+		w.writeKey(t, name)
+	}
+	g, err := global.Open(w.global.Endpoints())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer g.Close()                 //nolint:errcheck // nothing is under way
-	for number := range uint16(2) { // as the engines were migrated
-		if ok, err := replicas.New(g, s.Name).Give(t.Context(), number+1, 0, 1); !ok || err != nil {
+	defer g.Close() //nolint:errcheck // nothing is under way
+	var all []*Instance
+	for i, r := range w.regions {
+		number := uint16(i + 1)
+		if r.engines == nil {
+			r.engines = NewRegion(t, s.Name, number)
+		} else {
+			r.engines.add(t, s.Name)
+		}
+		if ok, err := replicas.New(g, s.Name).Give(t.Context(), number, 0, 1); !ok || err != nil { // as the engines were migrated
 			t.Fatal(ok, err)
 		}
-	}
-	keys := t.TempDir()
-	writeTokenKeys(t, keys, all)
-	for _, name := range append([]string{"causal", "cursor", "idempotency"}, s.Keys...) {
-		text := fmt.Sprintf(`{"keys":[{"id":"1","secret":%q}]}`, "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
-		if err := os.WriteFile(filepath.Join(keys, name+".json"), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i, r := range all {
-		r.writeConfig(t, keys, i+1, world, etcdtest.New(t, 1), all[1-i])
-	}
-	for _, r := range all {
-		r.Start(t)
+		all = append(all, &Instance{Name: r.name, Address: loopback(), Engines: r.engines, service: s, site: r})
 	}
 	return all
 }
@@ -120,19 +172,35 @@ func loopback() string {
 	return fmt.Sprintf("127.%d.%d.%d", 64+b[0]%128, b[1], 1+b[2]%254)
 }
 
-func (r *Instance) writeConfig(t *testing.T, keys string, number int, world, regional *etcdtest.Cluster, other *Instance) {
+// writeConfig writes the configuration file of an instance in a world of all these instances, by service and region.
+func (r *Instance) writeConfig(t *testing.T, w *world, all [][]*Instance) {
 	t.Helper()
+	number := r.Engines.Number
 	var b strings.Builder
 	fmt.Fprintf(&b, "service: %s\nregion: %s\nregion_number: %d\ninstance: a\nroles: [api, capture, replicate]\n", r.service.Name, r.Name, number)
-	fmt.Fprintf(&b, "listen: %[1]s:8080\npeer_listen: %[1]s:9080\nadmin_listen: %[1]s:9090\nkeys_dir: %[2]s\n", r.Address, keys)
-	fmt.Fprintf(&b, "global_etcd: [%s]\nregional_etcd: [%s]\nredis: %s\n", world.Endpoints()[0], regional.Endpoints()[0], r.Engines.Redis.Addr)
-	fmt.Fprintf(&b, "kafka: {brokers: [%s], partitions: 8}\ndatabase: {name: %s, user: postgres}\nshards:\n", r.broker.Address, r.service.Name)
+	fmt.Fprintf(&b, "listen: %[1]s:8080\npeer_listen: %[1]s:9080\nadmin_listen: %[1]s:9090\nkeys_dir: %[2]s\n", r.Address, w.keysDir)
+	fmt.Fprintf(&b, "global_etcd: [%s]\nregional_etcd: [%s]\nredis: %s\n", w.global.Endpoints()[0], r.site.regional.Endpoints()[0], r.Engines.Redis.Addr)
+	fmt.Fprintf(&b, "kafka: {brokers: [%s], partitions: 8}\ndatabase: {name: %s, user: postgres}\nshards:\n", r.site.broker.Address, r.service.Name)
 	for _, s := range r.Engines.Shards.Shards {
 		fmt.Fprintf(&b, "  - {name: %s, nodes: [%s]}\n", s.Name, s.Nodes[0])
 	}
-	fmt.Fprintf(&b, "peers:\n  - {region: %s, region_number: %d, kafka: [%s], sync: [%s:9080]}\n", other.Name, 3-number, other.broker.Address, other.Address)
+	var neighbours []*Instance
+	for _, o := range slices.Concat(all...) {
+		switch {
+		case o.service.Name == r.service.Name && o != r:
+			fmt.Fprintf(&b, "peers:\n  - {region: %s, region_number: %d, kafka: [%s], sync: [%s:9080]}\n", o.Name, o.Engines.Number, o.site.broker.Address, o.Address)
+		case o.service.Name != r.service.Name && o.Name == r.Name:
+			neighbours = append(neighbours, o)
+		}
+	}
+	if len(neighbours) > 0 {
+		b.WriteString("services:\n")
+	}
+	for _, o := range neighbours {
+		fmt.Fprintf(&b, "  - {name: %s, addresses: [%s:%s]}\n", o.service.Name, o.Address, Front)
+	}
 	b.WriteString(r.service.More)
-	r.Config = filepath.Join(t.TempDir(), r.Name+".yaml")
+	r.Config = filepath.Join(t.TempDir(), r.service.Name+"."+r.Name+".yaml")
 	if err := os.WriteFile(r.Config, []byte(b.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}

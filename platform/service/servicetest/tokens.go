@@ -16,23 +16,23 @@ import (
 )
 
 // writeTokenKeys gives each region a key that signs access tokens, and all of them the public halves.
-func writeTokenKeys(t *testing.T, dir string, regions []*Instance) {
+func (w *world) writeTokenKeys(t *testing.T) {
 	t.Helper()
 	var public auth.VerifyKeys
-	for _, r := range regions {
+	for _, r := range w.regions {
 		k, err := auth.NewSigningKey(rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
-		writeJSON(t, signingFile(dir, r.Name), auth.SigningKeys{Keys: []auth.SigningKey{k}})
-		public = append(public, k.Public(r.Name))
+		writeJSON(t, signingFile(w.keysDir, r.name), auth.SigningKeys{Keys: []auth.SigningKey{k}})
+		public = append(public, k.Public(r.name))
 	}
-	verify := filepath.Join(dir, "verify.json")
+	verify := filepath.Join(w.keysDir, "verify.json")
 	writeJSON(t, verify, public)
-	for _, r := range regions {
+	for _, r := range w.regions {
 		var err error
 		if r.keys, err = auth.OpenKeys(auth.KeysConfig{
-			Region: r.Name, SigningFile: signingFile(dir, r.Name), VerifyFile: verify, Clock: hlc.System{}, Log: slog.New(slog.DiscardHandler),
+			Region: r.name, SigningFile: signingFile(w.keysDir, r.name), VerifyFile: verify, Clock: hlc.System{}, Log: slog.New(slog.DiscardHandler),
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -53,12 +53,12 @@ func writeJSON(t *testing.T, file string, content any) {
 }
 
 // Keys sign tokens as the region does, and verify those of all regions.
-func (r *Instance) Keys() *auth.Keys { return r.keys }
+func (r *Instance) Keys() *auth.Keys { return r.site.keys }
 
 // Token is an access token that the region issued to an actor; a user is the given one.
 func (r *Instance) Token(t *testing.T, actor auth.Actor, user id.ID) string {
 	t.Helper()
-	return authtest.Token(t, r.keys, actor, user)
+	return authtest.Token(t, r.site.keys, actor, user)
 }
 
 // AdminToken is the token of an administrator of whom the services have no record.
