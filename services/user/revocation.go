@@ -9,6 +9,7 @@ import (
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/auth"
+	"antipode.example/platform/causal"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
@@ -32,7 +33,7 @@ func Followed(rec *recordv1.Record) bool {
 // Revocations are what a followed record revokes. An entry that cannot be read is named by the error; the others are returned all the same.
 func Revocations(f store.Followed) ([]auth.Revocation, error) {
 	if deleted := f.Record.GetDeleted(); deleted != nil {
-		return []auth.Revocation{auth.DeletedUser(f.User, hlc.Stamp(deleted.GetStamp()).Time())}, nil
+		return []auth.Revocation{auth.DeletedUser(f.User, hlc.Stamp(deleted.GetStamp()).Time(), causal.DotOf(deleted.GetDot()).Replica)}, nil
 	}
 	u, err := read(f.Record)
 	if err != nil {
