@@ -44,6 +44,7 @@ type interleaving struct {
 	s *signedIn
 	// others are sessions, or turns of the one session, that began in eu-west meanwhile.
 	turns, begun []*signedIn
+	refused      string        // why there was no other session
 	delay        time.Duration // before the end comes
 }
 
@@ -58,7 +59,7 @@ func TestWhatIsEndedStaysEnded(t *testing.T) {
 	t.Run("while us-east is alone", func(t *testing.T) {
 		for _, x := range interleave(t, n, true) {
 			if len(x.begun) == 0 {
-				t.Errorf("%s: in eu-west, which cannot know, nobody could sign in", x.name)
+				t.Errorf("%s: in eu-west, which cannot know, nobody could sign in: %s", x.name, x.refused)
 			}
 			for _, s := range x.begun {
 				if err := x.fate(t.Context(), s, x.all); err != nil {
@@ -170,12 +171,8 @@ func (x *interleaving) write(ctx context.Context, at *lab.Region) error {
 	} else if err != nil || !slices.Contains(refusals, a.Status) && !passing(a) {
 		return fmt.Errorf("%s: sign in: %d %s (%w)", x.name, a.Status, a.Body, err)
 	}
+	x.refused = string(a.Body)
 	return nil
-}
-
-// passing says that a region has not heard enough to answer.
-func passing(a answer) bool {
-	return a.Status == http.StatusConflict || a.Status == http.StatusServiceUnavailable
 }
 
 // over wants what was ended to be over in all regions, by all tokens that there are.
