@@ -57,7 +57,7 @@ func TestAnAddressThatIsTakenMeanwhile(t *testing.T) {
 		if looks++; looks > 2 {
 			return false
 		}
-		w.user = &userv1.User{Id: "ann", Email: address, Password: "hers"}
+		w.user = &userv1.User{Id: "ann", Email: address, Password: new("hers")}
 		fail(resp, http.StatusNotFound, "not_found")
 		return true
 	}
