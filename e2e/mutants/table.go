@@ -273,4 +273,24 @@ var table = []mutant{
 		file: "services/session/read.go", old: "	if account.Deleted {\n", new: "	if account.Deleted && account.Found {\n",
 		dir: "services/session/internal/rpc", test: "TestTwoRegions",
 	},
+	{
+		name: "a publisher says that it knows all when one shard has answered", guarantee: "who is told that he knows everything does",
+		file: "platform/service/revocations.go", old: "len(f.mark) == f.shards", new: "len(f.mark) > 0",
+		dir: "platform/service", test: "TestFeedWaitsForEveryShard",
+	},
+	{
+		name: "a region that has forgotten says that it knows what is revoked", guarantee: "who is told that he knows everything does",
+		file: "platform/service/revocations.go", old: "	if !f.may() {", new: "	if f.may == nil {",
+		dir: "platform/service", test: "TestFeedWaitsForTheRegion",
+	},
+	{
+		name: "a shard whose server has crashed is read on from its mark", guarantee: "what is revoked is passed over by nobody",
+		file: "platform/service/revocations.go", old: "	if f.mark = next; again {", new: "	if f.mark = next; again && err != nil {",
+		dir: "platform/service", test: "TestFeedReadsAnewAfterABreak",
+	},
+	{
+		name: "a service obeys only what itself revokes", guarantee: "a session that has ended is refused by every service",
+		file: "platform/service/auth.go", old: "p.revoked = append(p.revoked, f.Revoked())", new: "_ = f.Revoked()",
+		dir: "platform/service", test: "TestServicesObeyEachOther",
+	},
 }

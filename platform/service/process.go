@@ -3,11 +3,11 @@
 // It owns the configuration file, the command line (serve, migrate, sync, digest), the keys that all services have, the connections to the engines, the roles api, capture and
 // replicate, the admin and peer servers, and the order in which all of that starts and stops. A service fills in a Definition and a Program; see services/user/app.
 //
-// The port for clients asks who calls: a process finds that out by the keys of all regions, and by what itself and the services that it follows know to be revoked. It starts and serves without them, judging
-// tokens by their signatures alone until it has heard; nothing waits for another service.
+// The port for clients asks who calls. For that a process needs the keys of access tokens, without which it does not start, and nothing of another service: until it has heard what the services that it
+// follows have revoked, it judges tokens by their signatures alone (ADR 0011). What its own service has revoked it reads from the region's shards before it serves, from those that answer.
 //
 // It guarantees that a process serves nobody before its region has what it may have forgotten, that it ends when another incarnation lives in the region's shards, that it
-// refuses writes while its clock can't be trusted, and that it stops in order: unready, lameduck, requests in flight, streams of other regions,
+// refuses writes while its clock can't be trusted, and that it stops in order: streams of revocations, unready, lameduck, requests in flight, streams of other regions,
 // capture, pools, telemetry.
 //
 // Not here: signals, which are main's, and rules of any kind.
@@ -91,8 +91,8 @@ type Parts struct {
 	Auth *auth.Keys
 	// Dead reports whether a token with these claims was revoked, as far as this process has heard. For a caller's own token the server has asked already.
 	Dead func(*auth.Claims) bool
-	// Service is a connection to another service of this region, over which this service calls by its name. It is made at once, dials when it is used, and is closed after the service has stopped;
-	// keep it. For retrySafe see rpc.ClientConfig. The error is that the configuration does not name the service.
+	// Service is a connection to another service of this region, over which this service calls by its name. It dials when it is used, and is closed after the service has stopped: ask
+	// once, and keep it. For retrySafe see rpc.ClientConfig. The error is that the configuration does not name the service.
 	Service func(name string, retrySafe ...string) (grpc.ClientConnInterface, error)
 	// Copies are how the service reads and writes. They refuse writes while the clock can't be trusted.
 	Copies copies.Config
@@ -159,7 +159,7 @@ func New(cfg Config, d Definition, log *slog.Logger) (*Process, error) {
 	return p, nil
 }
 
-// Run serves until ctx ends, and then stops: unready, lameduck, requests in flight, streams of other regions, capture, pools, telemetry.
+// Run serves until ctx ends, and then stops: streams of revocations, unready, lameduck, requests in flight, streams of other regions, capture, pools, telemetry.
 func (p *Process) Run(ctx context.Context) error {
 	parts := []lifecycle.Component{p.telemeter(), p.adminServer()}
 	parts = append(parts, p.stores()...)

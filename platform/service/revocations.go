@@ -90,7 +90,8 @@ func (f *feed) run(ctx context.Context) error {
 	}
 }
 
-// look passes on what was revoked since the last look. The publisher is loaded once every shard has answered.
+// look passes on what was revoked since the last look. The publisher is loaded once every shard has answered. After a break everything is read again: a shard whose server has crashed may use numbers
+// anew that are below its mark; see store.Follow.
 func (f *feed) look(ctx context.Context) {
 	if !f.may() {
 		return
@@ -101,14 +102,27 @@ func (f *feed) look(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	again := f.broken && err == nil || wentBack(f.mark, next)
 	f.note(ctx, err)
 	for _, r := range records {
 		f.add(ctx, r)
 	}
-	f.mark = next
+	if f.mark = next; again {
+		f.mark = nil
+	}
 	if len(f.mark) == f.shards {
 		f.publisher.Loaded()
 	}
+}
+
+// wentBack reports whether a shard is behind its mark.
+func wentBack(mark, next store.Mark) bool {
+	for shard, n := range next {
+		if n < mark[shard] {
+			return true
+		}
+	}
+	return false
 }
 
 // note tells when a break begins and ends.

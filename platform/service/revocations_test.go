@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/metric/noop"
 	"google.golang.org/grpc"
 
@@ -36,17 +38,8 @@ func newFed(t *testing.T) *fed {
 	t.Helper()
 	f := &fed{region: servicetest.NewRegion(t, auth.ServiceSession, 1), synced: true}
 	log := slog.New(slog.NewTextHandler(&f.log, nil))
-	router, err := shard.Open(t.Context(), f.region.Shards, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = router.Close(context.WithoutCancel(t.Context())) })
 	s := newSampled(t, auth.ServiceSession)
-	if f.store, err = store.Open(t.Context(), store.Options{
-		Service: s.name, Registry: s.registry, Router: router, Followed: followed, Log: slog.New(slog.DiscardHandler),
-	}); err != nil {
-		t.Fatal(err)
-	}
+	f.store = s.open(t, f.region)
 	publisher, err := auth.NewPublisher(auth.PublisherConfig{Clock: hlc.System{}})
 	if err != nil {
 		t.Fatal(err)
@@ -59,6 +52,23 @@ func newFed(t *testing.T) *fed {
 		t.Fatal(err)
 	}
 	return f
+}
+
+// open opens the service's store as one more process does.
+func (s *sampled) open(t *testing.T, r *servicetest.Region) *store.Store {
+	t.Helper()
+	router, err := shard.Open(t.Context(), r.Shards, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = router.Close(context.WithoutCancel(t.Context())) })
+	opened, err := store.Open(t.Context(), store.Options{
+		Service: s.name, Registry: s.registry, Router: router, Followed: followed, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opened
 }
 
 // dead reports whether the publisher itself knows that a session has ended.
@@ -126,6 +136,7 @@ func TestFeedWaitsForEveryShard(t *testing.T) {
 		t.Fatal(err)
 	}
 	servicetest.Eventually(t, "both shards answer", func() bool { f.look(t.Context()); return !f.broken })
+	f.look(t.Context())
 	if all, err := f.watch(t); err != nil || len(all) != 2 {
 		t.Errorf("in the end %v is all: %v", all, err)
 	}
@@ -222,5 +233,71 @@ func TestFeed(t *testing.T) {
 	cancel()
 	if err := f.run(ctx); !errors.Is(err, context.Canceled) || f.said("shards") != 0 {
 		t.Errorf("%v, logged:\n%s", err, &f.log)
+	}
+}
+
+// A server that crashes may give numbers of transactions anew that left nothing behind, and so did none that it had shown before.
+func TestFeedReadsAnewAfterABreak(t *testing.T) {
+	t.Parallel()
+	f := newFed(t)
+	server := f.region.Databases[0]
+	conn, err := pgx.Connect(t.Context(), server.DSN(auth.ServiceSession))
+	if err != nil {
+		t.Fatal(err)
+	}
+	do := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do("alter system set wal_writer_delay = '10s'")
+	do("select pg_reload_conf()")
+	f.look(t.Context())
+	for range 300 {
+		do("begin; select pg_current_xact_id(); rollback")
+	}
+	f.look(t.Context())
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	f.look(t.Context())
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	session := newID(t, 1)
+	end(t, newSampled(t, auth.ServiceSession).open(t, f.region), newID(t, 1), session.String(), time.Now())
+	servicetest.Eventually(t, "the server answers", func() bool { f.look(t.Context()); return !f.broken })
+	f.look(t.Context())
+	if !f.dead(session) {
+		t.Error("what was revoked after a crash is passed over")
+	}
+}
+
+// A shard that is behind its mark has crashed between two looks.
+func TestFeedReadsAnewWhatIsBehindItsMark(t *testing.T) {
+	t.Parallel()
+	publisher, err := auth.NewPublisher(auth.PublisherConfig{Clock: hlc.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &feed{shards: 2, may: func() bool { return true }, publisher: publisher, log: slog.New(slog.DiscardHandler)}
+	if err := f.measure(noop.Meter{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct{ want, next store.Mark }{
+		{nil, store.Mark{"s1": 7, "s2": 9}},
+		{store.Mark{"s1": 7, "s2": 9}, store.Mark{"s1": 8, "s2": 8}},
+		{nil, store.Mark{"s1": 8, "s2": 8}},
+		{store.Mark{"s1": 8, "s2": 8}, store.Mark{"s1": 8, "s2": 8}},
+		{store.Mark{"s1": 8, "s2": 8}, store.Mark{"s1": 8, "s2": 9}},
+	} {
+		f.follow = func(_ context.Context, since store.Mark) ([]store.Followed, store.Mark, error) {
+			if !maps.Equal(since, x.want) {
+				t.Errorf("followed since %v, want %v", since, x.want)
+			}
+			return nil, x.next, nil
+		}
+		f.look(t.Context())
 	}
 }

@@ -27,6 +27,8 @@ type Followed struct {
 
 // Follow returns the records that Options.Followed names and that were written since a mark, by this region or by another, in no order; some of them may have been returned before.
 // The mark that comes with them is where to go on: nothing that commits later is passed over, since a mark stays behind every transaction that is still under way.
+// A server that crashes forgets the numbers of transactions which left nothing behind, and uses them anew, also when a mark was made of them: who has seen a shard not answer, or go behind its mark, begins anew.
+//
 // A shard that does not answer keeps its old mark and is named by the error; what the others have is returned all the same.
 //
 // An index holds the followed records alone, so asking often costs little.

@@ -25,9 +25,11 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
+// userd follows a session service at an address where there is none, and serves all the same.
 func userd() servicetest.Service {
 	return servicetest.Service{
 		Name: user.ServiceName, GRPC: userv1.UserService_ServiceDesc.ServiceName, Keys: []string{"claim"}, Main: Main,
+		More: "services:\n  - {name: session, addresses: [\"127.0.0.1:1\"]}\n",
 		Run: func(ctx context.Context, config string, log *slog.Logger) error {
 			cfg, definition, err := define(config)
 			if err != nil {
