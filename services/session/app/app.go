@@ -59,9 +59,9 @@ func define(file string) (service.Config, service.Definition, error) {
 		Followed:    session.Followed,
 		Revocations: session.Revocations,
 		Follows:     []string{auth.ServiceUser},
-		GRPC:        []string{sessionv1.SessionService_ServiceDesc.ServiceName},
 		Forget:      func(ctx context.Context, user id.ID) error { return a.sessions.Forget(ctx, user) },
 		Exists:      a.exists,
+		GRPC:        []string{sessionv1.SessionService_ServiceDesc.ServiceName},
 		Open:        a.open,
 		Register:    func(r grpc.ServiceRegistrar) { sessionv1.RegisterSessionServiceServer(r, a.server) },
 		Gateway:     a.routes,
@@ -88,7 +88,7 @@ func (a *app) open(ctx context.Context, p *service.Parts) error {
 	return nil
 }
 
-// exists asks the user service whether a user was deleted.
+// exists asks the user service.
 func (a *app) exists(ctx context.Context, user id.ID) error {
 	_, err := a.users.GetCredential(ctx, user)
 	return err

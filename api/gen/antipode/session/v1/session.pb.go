@@ -101,7 +101,7 @@ type Session struct {
 	// The region in which the user signed in.
 	OriginRegion string                 `protobuf:"bytes,4,opt,name=origin_region,json=originRegion,proto3" json:"origin_region,omitempty"`
 	CreateTime   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When the last access token was issued.
+	// When the session was last refreshed, or began.
 	LastUseTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
 	// 30 days after the sign-in, whatever is done with the session.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
@@ -492,7 +492,8 @@ func (x *ListSessionsRequest) GetUserId() string {
 
 type ListSessionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 100: a user who signs in once more loses the session that was used the longest time ago.
+	// At most 100, the last used first: a user who signs in once more loses the session that was used the longest time ago. There may be more for as long as sign-ins at the same moment, or in regions that did not see
+	// each other, have not been followed by another one.
 	Sessions      []*Session `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

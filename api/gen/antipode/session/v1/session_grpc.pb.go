@@ -41,22 +41,23 @@ const (
 // refresh token gets the next one. A session that has ended is refused in a region as soon as the region has heard of its end.
 type SessionServiceClient interface {
 	// CreateSession signs a user in. With an idempotency key that came before, with the same user, it answers the same session and the same refresh token, in any region. Errors: `unauthenticated` when the address
-	// or the password is wrong, whichever it is; `rate_limited` after too many attempts for one account or from one source; `unavailable` when the user, who exists, has not reached this region yet.
+	// or the password is wrong, whichever it is, or the session of this key has ended meanwhile; `rate_limited` after too many wrong passwords for one account or from one source; `unavailable` when the user, who exists, has not
+	// reached this region yet; `no_quorum` when this region does not know the address, and a majority of regions cannot be reached.
 	CreateSession(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*SignedIn, error)
 	// RefreshSession exchanges a refresh token for an access token and the next refresh token; the token itself is the proof, so send no access token. A token may be used once. The same request, repeated with its idempotency key in any
 	// region at any time, or without a key within 30 s, gets the same next token; any other second use ends the session for both users of the token. Errors: `unauthenticated` when the token is not
 	// genuine or the session has ended; `rate_limited`; `unavailable` when the session has not reached this region yet.
 	RefreshSession(ctx context.Context, in *RefreshSessionRequest, opts ...grpc.CallOption) (*SignedIn, error)
-	// GetSession answers one session, also one that has ended, until it is forgotten a day after it expired. Errors: `not_found`; `token_ahead`.
+	// GetSession answers one session; also one that has ended, for a day at least, then it is forgotten. Errors: `not_found`; `token_ahead`.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*Session, error)
-	// ListSessions answers all sessions of a user that have not ended, the last one first: the devices on which the user is signed in.
+	// ListSessions answers all sessions of a user that have not ended, the last used first: the devices on which the user is signed in. Errors: `token_ahead`.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
-	// RevokeSession ends a session for good: signs out. It wins over whatever is done with the session elsewhere at the same time. A session that has ended stays so, and that is no error. Errors: `not_found`.
+	// RevokeSession ends a session for good: signs out. It wins over whatever is done with the session elsewhere at the same time. A session that has ended stays so, and that is no error. Errors: `not_found`; `token_ahead`.
 	RevokeSession(ctx context.Context, in *RevokeSessionRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// RevokeAllSessions ends all sessions of a user, the caller's own too, and those that others begin before they have heard of it.
 	RevokeAllSessions(ctx context.Context, in *RevokeAllSessionsRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// UpdateSessionData sets and removes keys of what a client keeps with its session. Each key merges by itself; of two values that were set concurrently the later stays.
-	// Errors: `not_found`; `invalid`, also for a session that has ended; `too_large`.
+	// Errors: `not_found`; `invalid`, also for a session that has ended; `too_large`, also when the session has had too many different keys; `token_ahead`.
 	UpdateSessionData(ctx context.Context, in *UpdateSessionDataRequest, opts ...grpc.CallOption) (*Session, error)
 	// IntrospectSession says whether an access token would be accepted here and now, and whose it is (as RFC 7662). A token that is not genuine, has expired or was revoked is not an error, but not active.
 	IntrospectSession(ctx context.Context, in *IntrospectSessionRequest, opts ...grpc.CallOption) (*IntrospectSessionResponse, error)
@@ -158,22 +159,23 @@ func (c *sessionServiceClient) IntrospectSession(ctx context.Context, in *Intros
 // refresh token gets the next one. A session that has ended is refused in a region as soon as the region has heard of its end.
 type SessionServiceServer interface {
 	// CreateSession signs a user in. With an idempotency key that came before, with the same user, it answers the same session and the same refresh token, in any region. Errors: `unauthenticated` when the address
-	// or the password is wrong, whichever it is; `rate_limited` after too many attempts for one account or from one source; `unavailable` when the user, who exists, has not reached this region yet.
+	// or the password is wrong, whichever it is, or the session of this key has ended meanwhile; `rate_limited` after too many wrong passwords for one account or from one source; `unavailable` when the user, who exists, has not
+	// reached this region yet; `no_quorum` when this region does not know the address, and a majority of regions cannot be reached.
 	CreateSession(context.Context, *CreateSessionRequest) (*SignedIn, error)
 	// RefreshSession exchanges a refresh token for an access token and the next refresh token; the token itself is the proof, so send no access token. A token may be used once. The same request, repeated with its idempotency key in any
 	// region at any time, or without a key within 30 s, gets the same next token; any other second use ends the session for both users of the token. Errors: `unauthenticated` when the token is not
 	// genuine or the session has ended; `rate_limited`; `unavailable` when the session has not reached this region yet.
 	RefreshSession(context.Context, *RefreshSessionRequest) (*SignedIn, error)
-	// GetSession answers one session, also one that has ended, until it is forgotten a day after it expired. Errors: `not_found`; `token_ahead`.
+	// GetSession answers one session; also one that has ended, for a day at least, then it is forgotten. Errors: `not_found`; `token_ahead`.
 	GetSession(context.Context, *GetSessionRequest) (*Session, error)
-	// ListSessions answers all sessions of a user that have not ended, the last one first: the devices on which the user is signed in.
+	// ListSessions answers all sessions of a user that have not ended, the last used first: the devices on which the user is signed in. Errors: `token_ahead`.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
-	// RevokeSession ends a session for good: signs out. It wins over whatever is done with the session elsewhere at the same time. A session that has ended stays so, and that is no error. Errors: `not_found`.
+	// RevokeSession ends a session for good: signs out. It wins over whatever is done with the session elsewhere at the same time. A session that has ended stays so, and that is no error. Errors: `not_found`; `token_ahead`.
 	RevokeSession(context.Context, *RevokeSessionRequest) (*emptypb.Empty, error)
 	// RevokeAllSessions ends all sessions of a user, the caller's own too, and those that others begin before they have heard of it.
 	RevokeAllSessions(context.Context, *RevokeAllSessionsRequest) (*emptypb.Empty, error)
 	// UpdateSessionData sets and removes keys of what a client keeps with its session. Each key merges by itself; of two values that were set concurrently the later stays.
-	// Errors: `not_found`; `invalid`, also for a session that has ended; `too_large`.
+	// Errors: `not_found`; `invalid`, also for a session that has ended; `too_large`, also when the session has had too many different keys; `token_ahead`.
 	UpdateSessionData(context.Context, *UpdateSessionDataRequest) (*Session, error)
 	// IntrospectSession says whether an access token would be accepted here and now, and whose it is (as RFC 7662). A token that is not genuine, has expired or was revoked is not an error, but not active.
 	IntrospectSession(context.Context, *IntrospectSessionRequest) (*IntrospectSessionResponse, error)
