@@ -51,14 +51,23 @@ type signedIn struct {
 // signIn makes a session. A region may say for a while that it does not have the user yet.
 func (m *member) signIn(ctx context.Context, at *lab.Region) (s *signedIn, err error) {
 	key := rand.Text()
+	var refused error
 	err = await.For(ctx, "sign in in "+at.Topology.Name, patience, func(ctx context.Context) error {
 		var a answer
-		if s, a, err = m.trySignIn(ctx, at, key); err == nil && s == nil {
-			err = fmt.Errorf("%d %s", a.Status, a.Body)
+		s, a, err = m.trySignIn(ctx, at, key)
+		if err == nil && s == nil {
+			if err = fmt.Errorf("sign in in %s: %d %s", at.Topology.Name, a.Status, a.Body); !passing(a) {
+				refused, err = err, nil
+			}
 		}
 		return err
 	})
-	return s, err
+	return s, errors.Join(err, refused)
+}
+
+// passing says that a region has not heard enough to answer.
+func passing(a answer) bool {
+	return a.Status == http.StatusConflict || a.Status == http.StatusServiceUnavailable
 }
 
 // trySignIn asks once; without a session the answer says why.
@@ -95,13 +104,18 @@ func (s *signedIn) exchange(ctx context.Context, at *lab.Region, key string) (an
 // renew goes on with the next tokens. A region may say for a while that it does not have the session yet.
 func (s *signedIn) renew(ctx context.Context, at *lab.Region) error {
 	key := rand.Text()
-	return await.For(ctx, "renew in "+at.Topology.Name, patience, func(ctx context.Context) error {
+	var refused error
+	err := await.For(ctx, "renew in "+at.Topology.Name, patience, func(ctx context.Context) error {
 		a, err := s.exchange(ctx, at, key)
-		if err != nil {
-			return err
+		if err != nil || passing(a) {
+			return errors.Join(err, errors.New(string(a.Body)))
 		}
-		return s.take(a)
+		if refused = s.take(a); refused != nil {
+			refused = fmt.Errorf("renew session %s in %s: %w", s.id, at.Topology.Name, refused)
+		}
+		return nil
 	})
+	return errors.Join(err, refused)
 }
 
 // is waits until regions show the session, to an administrator, in a state.
@@ -125,16 +139,21 @@ func (s *signedIn) is(ctx context.Context, state sessionv1.Session_State, region
 	return nil
 }
 
-// seen wants the region to show the user to who is signed in.
-func (s *signedIn) seen(ctx context.Context, at *lab.Region) error {
-	return await.For(ctx, "look at oneself in "+at.Topology.Name, patience, func(ctx context.Context) error {
-		a, err := s.try(ctx, at, http.MethodGet, "/v1/users/"+s.user, "")
-		if err != nil {
+// seen wants regions to show the user to who is signed in.
+func (s *signedIn) seen(ctx context.Context, regions ...*lab.Region) error {
+	for _, at := range regions {
+		if err := await.For(ctx, "look at oneself in "+at.Topology.Name, patience, func(ctx context.Context) error {
+			a, err := s.try(ctx, at, http.MethodGet, "/v1/users/"+s.user, "")
+			if err != nil {
+				return err
+			}
+			_, err = a.decode()
+			return err
+		}); err != nil {
 			return err
 		}
-		_, err = a.decode()
-		return err
-	})
+	}
+	return nil
 }
 
 // over wants regions to take neither the access token nor the refresh token.
@@ -174,9 +193,9 @@ func TestTheWalkOfAUser(t *testing.T) {
 
 	inject(t, "power-off eu-west")
 	for i, s := range devices {
-		must(t, errors.Join(s.seen(ctx, east), s.seen(ctx, south)))
+		must(t, s.seen(ctx, east, south))
 		for _, at := range [][]*lab.Region{{east, south}, {south, east}}[i%2] {
-			must(t, errors.Join(s.renew(ctx, at), s.seen(ctx, east), s.seen(ctx, south)))
+			must(t, errors.Join(s.renew(ctx, at), s.seen(ctx, east, south)))
 		}
 	}
 	heal(t)

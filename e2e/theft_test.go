@@ -191,7 +191,14 @@ func TestAnHonestRetrySignsNobodyOut(t *testing.T) {
 		func(h *honest) { h.atOnce(east, west) },
 		func(h *honest) { h.atOnce(east, east) },
 		func(h *honest) { h.ask(east, west, south) },
-		func(h *honest) { h.ask(west); h.next(); h.ask(east); h.next(); h.late(west, south) },
+		func(h *honest) {
+			h.ask(west)
+			h.next()
+			h.ask(east)
+			h.next()
+			h.late(west, south)
+			h.ask(south)
+		},
 		func(h *honest) { h.key = ""; h.ask(east, east) },
 	}
 	for left, cutOff := bounds.Times(1000, 20), true; left > 0; left, cutOff = left-batch/2, !cutOff {

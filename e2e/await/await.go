@@ -25,14 +25,18 @@ func For(ctx context.Context, what string, limit time.Duration, ok func(context.
 	defer cancel()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	var last error
 	for {
 		err := ok(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil { // else it says only that there is no time left
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: not within %s: %w", what, limit, err)
+			return fmt.Errorf("%s: not within %s: %w", what, limit, last)
 		case <-tick.C:
 		}
 	}
