@@ -151,6 +151,16 @@ var table = []mutant{
 		dir: "platform/takeover", test: "TestSomebodyActs",
 	},
 	{
+		name: "a region forgets users only where it deleted them itself", guarantee: "what is kept of a deleted user goes, though the region of the deletion is dead",
+		file: "platform/takeover/takeover.go", old: "		if !p.silent() && (p.Number", new: "		if p.Number != 0 && (p.Number",
+		dir: "platform/forget", test: "TestActingRegionForgets",
+	},
+	{
+		name: "who does not know the question is taken for saying that the user was deleted", guarantee: "only users who were deleted are forgotten",
+		file: "platform/forget/sweep.go", old: " && status.Code(f.Cause) != codes.Unimplemented", new: " && status.Code(f.Cause) != codes.OK+99",
+		dir: "platform/forget", test: "TestSweep",
+	},
+	{
 		name: "a claim is confirmed whoever it names", guarantee: "no address has two owners",
 		file: "platform/claims/claims.go", old: "If(clientv3.Compare(clientv3.Value(string(key)), \"=\", expected)).Then(op(expected))",
 		new: "If(clientv3.Compare(clientv3.CreateRevision(string(key)), \">\", 0)).Then(op(expected))",
@@ -201,5 +211,41 @@ var table = []mutant{
 		name: "a request is validated before it is known who calls", guarantee: "strangers learn nothing of what they may not call",
 		file: "platform/rpc/chain.go", old: "		chain = append(chain, cfg.Access.Unary) ", new: "		chain = append(chain, validate(validator), cfg.Access.Unary) ",
 		dir: "platform/gateway", test: "TestAccess",
+	},
+	{
+		name: "whoever uses a refresh token gets the same next one", guarantee: "a thief is found out",
+		file: "services/session/token.go", old: "append(parent.append(nil), key...)", new: "parent.append(nil)",
+		dir: "services/session", test: "TestAThiefEndsTheSession",
+	},
+	{
+		name: "a session does not end by what its sign-in did not know of", guarantee: "a sign-in that was concurrent with the end of all sessions does not survive it",
+		file: "services/session/session.go", old: "!coversAll(sessions, revocations)", new: "len(sessions) == 0 && !coversAll(sessions, revocations)",
+		dir: "services/session", test: "TestARevocationOfAllWinsOverWhatIsConcurrent",
+	},
+	{
+		name: "a session that was ended goes on when it is used later", guarantee: "signing out wins over what is done with the session elsewhere",
+		file: "services/session/session.go", old: "	case rec.GetRevokeTime() != nil, ", new: "	case rec.GetRevokeTime() != nil && rec.GetRevokeTime().AsTime().After(rec.GetLastUseTime().AsTime()), ",
+		dir: "services/session/internal/rpc", test: "TestTwoRegions",
+	},
+	{
+		name: "a sign-in claims to know of more than was there before it", guarantee: "what a session was made under is what its sign-in knew of",
+		file: "services/session/signin.go", old: "	sessions, err := encode(d.Vector().Proto())\n",
+		new: "	after := d.Vector().Clone()\n	after[d.Dot().Replica] = d.Dot().N\n	sessions, err := encode(after.Proto())\n",
+		dir: "services/session/internal/rpc", test: "TestAPI",
+	},
+	{
+		name: "a theft is told and not written", guarantee: "who hears that a session has ended can rely on it",
+		file: "services/session/refresh.go", old: "t.changed = !proto.Equal(before, rec); !t.changed {", new: "t.changed = !proto.Equal(before, rec); !t.changed || t.theft {",
+		dir: "services/session/internal/rpc", test: "TestAPI",
+	},
+	{
+		name: "a sign-in that is repeated in another region makes a session of its own", guarantee: "a request with an idempotency key has one effect, wherever it is tried",
+		file: "services/session/signin.go", old: "\"CreateSession\", user.User.String(), a.Key)", new: "\"CreateSession\", user.User.String(), a.Key, s.c.Copies.Region)",
+		dir: "services/session/internal/rpc", test: "TestTwoRegions",
+	},
+	{
+		name: "the cache outlives a user who was forgotten", guarantee: "of a deleted user nothing is read again",
+		file: "services/session/read.go", old: "	if account.Deleted {\n", new: "	if account.Deleted && account.Found {\n",
+		dir: "services/session/internal/rpc", test: "TestTwoRegions",
 	},
 }

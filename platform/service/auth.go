@@ -62,6 +62,9 @@ func (p *Process) follow(source string) lifecycle.Component {
 				return err
 			}
 			p.revoked = append(p.revoked, f.Revoked())
+			if source == auth.ServiceUser {
+				p.ofUsers = f.Revoked()
+			}
 			return nil
 		},
 		Run: func(ctx context.Context) error { f.Run(ctx); return ctx.Err() },

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/redis/go-redis/v9"
@@ -44,7 +45,7 @@ import (
 	"antipode.example/platform/telemetry"
 )
 
-// Definition is what one service has of its own. MayRestore, Projections, Followed with Revocations, Follows, Background and Interceptors may be nil.
+// Definition is what one service has of its own. MayRestore, Projections, Followed with Revocations, Follows, Forget with Exists, Background and Interceptors may be nil.
 type Definition struct {
 	// Registry knows the service's record types, and Projections what lists show of them, by type.
 	Registry    *record.Registry
@@ -61,6 +62,9 @@ type Definition struct {
 	Revocations func(f store.Followed) ([]auth.Revocation, error)
 	// Follows names the services whose revocations this one obeys.
 	Follows []string
+	// Forget deletes for good what this service keeps of a user whom the user service has deleted; it may be repeated. Exists asks the user service for a user: a fault of kind NotFound says that the
+	// user was deleted, another error that this can't be told. See package forget. Follows must name the user service then.
+	Forget, Exists func(ctx context.Context, user id.ID) error
 	// GRPC are the full names of the gRPC services that Register adds, each RPC with its option antipode.auth.v1.access. Clients may ask their health.
 	GRPC []string
 	// Open makes the service's rules, once everything in Parts is open and before Background, Register and Gateway are used.
@@ -130,6 +134,7 @@ type Process struct {
 	neighbours *neighbours
 	publisher  *auth.Publisher // nil in a service that revokes nothing
 	revoked    []*auth.Revoked // what the publisher, and those that are followed, know
+	ofUsers    *auth.Revoked   // what the user service has revoked; nil where it is not followed
 }
 
 // New makes a Process that has connected to nothing yet. It fails when keys are missing, other than those of access tokens, which only a process that runs needs.
@@ -143,6 +148,9 @@ func New(cfg Config, d Definition, log *slog.Logger) (*Process, error) {
 	}
 	if (d.Followed == nil) != (d.Revocations == nil) {
 		return nil, errors.New("define the service: Followed and Revocations go together")
+	}
+	if (d.Forget == nil) != (d.Exists == nil) || d.Forget != nil && !slices.Contains(d.Follows, auth.ServiceUser) {
+		return nil, errors.New("define the service: Forget and Exists go together, and with following the user service")
 	}
 	var err error
 	if p.keys, err = loadKeys(&cfg); err != nil {

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -16,6 +17,8 @@ import (
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/auth"
+	"antipode.example/platform/causal"
+	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
 	"antipode.example/platform/internal/sample"
 	"antipode.example/platform/record"
@@ -25,14 +28,15 @@ import (
 )
 
 // sampled is a service whose records are samples, each its user's only one. What a sample revokes stands in these fields: `title`, a session that has ended; `phones`, writes that are required; and
-// `last`, when that was. It is followed when `low` is set.
+// `last`, when that was. It is followed when `low` is set, and when it is deleted: with its user. Who follows the user service forgets users.
 type sampled struct {
 	userv1.UnimplementedUserServiceServer
 	name     string
 	registry *record.Registry
 
-	mu    sync.Mutex
-	parts map[string]*Parts // by region
+	mu        sync.Mutex
+	parts     map[string]*Parts  // by region
+	forgotten map[id.ID][]string // in which regions
 }
 
 func newSampled(t *testing.T, name string) *sampled {
@@ -45,7 +49,7 @@ func newSampled(t *testing.T, name string) *sampled {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &sampled{name: name, registry: r, parts: map[string]*Parts{}}
+	return &sampled{name: name, registry: r, parts: map[string]*Parts{}, forgotten: map[id.ID][]string{}}
 }
 
 // service runs it; it follows another one.
@@ -57,7 +61,7 @@ func (s *sampled) service(follows string) servicetest.Service {
 			if err := Load(file, s.name, &cfg); err != nil {
 				return err
 			}
-			p, err := New(cfg, Definition{
+			d := Definition{
 				Registry: s.registry, Followed: followed, Revocations: s.revocations, Follows: []string{follows, "asset"},
 				GRPC: []string{userv1.UserService_ServiceDesc.ServiceName},
 				Open: func(_ context.Context, parts *Parts) error {
@@ -70,7 +74,12 @@ func (s *sampled) service(follows string) servicetest.Service {
 				Gateway: func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
 					return userv1.RegisterUserServiceHandlerClient(ctx, mux, userv1.NewUserServiceClient(conn))
 				},
-			}, log)
+			}
+			if follows == auth.ServiceUser {
+				d.Forget = func(ctx context.Context, user id.ID) error { return s.forget(ctx, cfg.Region, user) }
+				d.Exists = s.exists
+			}
+			p, err := New(cfg, d, log)
 			if err != nil {
 				return err
 			}
@@ -94,10 +103,13 @@ func (s *sampled) GetUser(_ context.Context, req *userv1.GetUserRequest) (*userv
 const lowNumber = 11 // of the field `low`
 
 func followed(rec *recordv1.Record) bool {
-	return slices.ContainsFunc(rec.GetLeaves(), func(l *recordv1.Leaf) bool { return slices.Equal(l.GetPath(), []uint32{lowNumber}) })
+	return rec.GetDeleted() != nil || slices.ContainsFunc(rec.GetLeaves(), func(l *recordv1.Leaf) bool { return slices.Equal(l.GetPath(), []uint32{lowNumber}) })
 }
 
 func (s *sampled) revocations(f store.Followed) ([]auth.Revocation, error) {
+	if d := f.Record.GetDeleted(); d != nil {
+		return []auth.Revocation{auth.DeletedUser(f.User, hlc.Stamp(d.GetStamp()).Time(), causal.DotOf(d.GetDot()).Replica)}, nil
+	}
 	m, err := s.registry.Decode(f.Record)
 	if err != nil {
 		return nil, err
@@ -146,6 +158,37 @@ func change(t *testing.T, s *store.Store, user id.ID, f func(d *state.Draft, set
 		t.Fatal(err)
 	}
 	return w
+}
+
+// remove deletes a user's sample, and so the user.
+func remove(ctx context.Context, s *store.Store, user id.ID) error {
+	k := state.Key{Type: sample.Type, ID: user}
+	_, err := s.Write(ctx, store.WriteRequest{User: user, Keys: []state.Key{k}, Change: func(d *state.Draft) error {
+		if err := d.Delete(k); !errors.Is(err, state.ErrDeleted) {
+			return err
+		}
+		return nil
+	}})
+	return err
+}
+
+func (s *sampled) forget(ctx context.Context, region string, user id.ID) error {
+	if err := remove(ctx, s.in(region).Store, user); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forgotten[user] = append(s.forgotten[user], region)
+	return nil
+}
+
+func (s *sampled) exists(context.Context, id.ID) error { return nil }
+
+// forgot are the regions in which a user was forgotten.
+func (s *sampled) forgot(user id.ID) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.forgotten[user])
 }
 
 // end revokes a session.

@@ -152,6 +152,9 @@ func (p *Process) api() []lifecycle.Component {
 		parts = append(parts, lifecycle.Component{Name: "hear", Run: func(ctx context.Context) error { p.replicator.Hear(ctx); return ctx.Err() }})
 	}
 	parts = append(parts, p.definition.Background...)
+	if p.definition.Forget != nil {
+		parts = append(parts, p.forget())
+	}
 	return append(parts, lifecycle.Component{
 		Name: "api",
 		Start: func(ctx context.Context) (err error) {

@@ -14,6 +14,7 @@ import (
 	sessionv1 "antipode.example/api/gen/antipode/session/v1"
 	"antipode.example/api/openapi"
 	"antipode.example/platform/auth"
+	"antipode.example/platform/id"
 	"antipode.example/platform/service"
 	"antipode.example/platform/store"
 	"antipode.example/services/session"
@@ -24,9 +25,11 @@ import (
 
 // app is what a process of the session service has of its own.
 type app struct {
-	refresh session.RefreshKeys
-	keys    *auth.Keys
-	server  *sessionrpc.Server
+	refresh  session.RefreshKeys
+	keys     *auth.Keys
+	users    *users.Credentials
+	sessions *session.Service
+	server   *sessionrpc.Server
 }
 
 // Main runs the command line of sessiond until it is done or ctx ends. Logs go to stderr, results to stdout.
@@ -56,6 +59,8 @@ func define(file string) (service.Config, service.Definition, error) {
 		Followed:    session.Followed,
 		Revocations: session.Revocations,
 		Follows:     []string{auth.ServiceUser},
+		Forget:      func(ctx context.Context, user id.ID) error { return a.sessions.Forget(ctx, user) },
+		Exists:      a.exists,
 		GRPC:        []string{sessionv1.SessionService_ServiceDesc.ServiceName},
 		Open:        a.open,
 		Register:    func(r grpc.ServiceRegistrar) { sessionv1.RegisterSessionServiceServer(r, a.server) },
@@ -70,16 +75,23 @@ func (a *app) open(ctx context.Context, p *service.Parts) error {
 	if err != nil {
 		return err
 	}
-	sessions, err := session.New(ctx, session.Config{
-		Copies: p.Copies, Users: users.New(conn), Tokens: p.Auth, Refresh: a.refresh, Limits: limits.New(p.Limits), Dead: p.Dead, Idempotency: p.Keys.Idempotency,
+	a.users = users.New(conn)
+	a.sessions, err = session.New(ctx, session.Config{
+		Copies: p.Copies, Users: a.users, Tokens: p.Auth, Refresh: a.refresh, Limits: limits.New(p.Limits), Dead: p.Dead, Idempotency: p.Keys.Idempotency,
 		Clock: p.Clock, Random: rand.Reader, Log: p.Log, Meter: p.Meter,
 	})
 	if err != nil {
 		return err
 	}
 	a.keys = p.Auth
-	a.server = sessionrpc.NewServer(sessions, p.Auth, p.Dead)
+	a.server = sessionrpc.NewServer(a.sessions, p.Auth, p.Dead)
 	return nil
+}
+
+// exists asks the user service.
+func (a *app) exists(ctx context.Context, user id.ID) error {
+	_, err := a.users.GetCredential(ctx, user)
+	return err
 }
 
 // routes are those of the API, and the public keys by which anybody can verify an access token.

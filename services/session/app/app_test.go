@@ -54,13 +54,16 @@ func sessiond(more string) servicetest.Service {
 
 const signIn = `{"email":"ann@example.com","password":"correct horse"}`
 
+var ann = id.Keyed([]byte("test"), "ann")
+
 // neighbour is a user service with one user, for all regions. It asks its callers who they are.
 type neighbour struct {
 	userv1.UnimplementedCredentialServiceServer
 	revocations *auth.Publisher
 
-	mu  sync.Mutex
-	ann *userv1.Credential
+	mu      sync.Mutex
+	ann     *userv1.Credential
+	deleted bool
 }
 
 func (n *neighbour) VerifyPassword(_ context.Context, r *userv1.VerifyPasswordRequest) (*userv1.Credential, error) {
@@ -75,7 +78,7 @@ func (n *neighbour) VerifyPassword(_ context.Context, r *userv1.VerifyPasswordRe
 func (n *neighbour) GetCredential(_ context.Context, r *userv1.GetCredentialRequest) (*userv1.Credential, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if r.GetUserId() != n.ann.GetUserId() {
+	if n.deleted || r.GetUserId() != n.ann.GetUserId() {
 		return nil, fault.New(fault.NotFound, "there is no user %s", r.GetUserId())
 	}
 	return n.ann, nil
@@ -89,11 +92,18 @@ func (n *neighbour) write(t *testing.T) {
 	defer n.mu.Unlock()
 	n.ann.Vector, n.ann.Revocations = causal.Vector{dot.Replica: dot.N}.Proto(), nil
 	n.ann.Revocations = append(n.ann.Revocations, dot.Proto())
-	user, err := id.Parse(n.ann.GetUserId())
-	if err != nil {
+	if err := n.revocations.Add(auth.RequiredWrite(ann, auth.ServiceUser, dot, time.Now())); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.revocations.Add(auth.RequiredWrite(user, auth.ServiceUser, dot, time.Now())); err != nil {
+}
+
+// remove deletes ann, in eu-west.
+func (n *neighbour) remove(t *testing.T) {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.deleted = true
+	if err := n.revocations.Add(auth.DeletedUser(ann, time.Now(), causal.NewReplica(2, 1))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -107,7 +117,7 @@ func startNeighbour(t *testing.T, address string, keys *auth.Keys) *neighbour {
 	}
 	publisher.Loaded()
 	n := &neighbour{revocations: publisher, ann: &userv1.Credential{
-		UserId: id.Keyed([]byte("test"), "ann").String(), Vector: causal.Vector{causal.NewReplica(1, 1): 1}.Proto(), MaxStamp: 1,
+		UserId: ann.String(), Vector: causal.Vector{causal.NewReplica(1, 1): 1}.Proto(), MaxStamp: 1,
 	}}
 	guard, err := auth.NewGuard(auth.GuardConfig{
 		Keys: keys, Services: []string{userv1.CredentialService_ServiceDesc.ServiceName, authv1.RevocationService_ServiceDesc.ServiceName},
@@ -231,6 +241,14 @@ func TestTwoRegions(t *testing.T) {
 	after := readSignedIn(t, east.Do(t, http.MethodPost, servicetest.Front, "/v1/sessions", signIn))
 	if a := after.get(t, east); a.Status != http.StatusOK {
 		t.Errorf("who knows of it is refused: %d %s", a.Status, a.Body)
+	}
+
+	n.remove(t)
+	for _, r := range all {
+		servicetest.Eventually(t, r.Name+" has forgotten who was deleted", func() bool {
+			a := r.Do(t, http.MethodGet, servicetest.Front, "/v1/sessions/"+after.Session.ID+"?userId="+ann.String(), "", servicetest.Bearer(r.AdminToken(t))...)
+			return a.Field("reason") == "not_found"
+		})
 	}
 
 	digest := func(r *servicetest.Instance) string { return r.Command(t, "digest", "--json") }
