@@ -39,7 +39,7 @@ func TestTheFirstAdmin(t *testing.T) {
 
 func TestAUserWhoIsThereKeepsThePassword(t *testing.T) {
 	w := newWorld(t)
-	w.user = &userv1.User{Id: "ann", Email: address, Password: password}
+	w.user = &userv1.User{Id: "ann", Email: address, Password: new(password)}
 	a, err := operator(t, w).MakeAdmin(t.Context(), w.regions, address, func() (string, error) { t.Error("asked for a password"); return "", nil })
 	if err != nil || a.Created || w.setRoles != 1 || w.user.GetPassword() != password {
 		t.Errorf("%+v, %v; the user is %v", a, err, w.user)
@@ -57,7 +57,7 @@ func TestAnAddressThatIsTakenMeanwhile(t *testing.T) {
 		if looks++; looks > 2 {
 			return false
 		}
-		w.user = &userv1.User{Id: "ann", Email: address, Password: "hers"}
+		w.user = &userv1.User{Id: "ann", Email: address, Password: new("hers")}
 		fail(resp, http.StatusNotFound, "not_found")
 		return true
 	}
