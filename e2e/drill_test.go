@@ -156,11 +156,15 @@ func (w *writing) readBack(regions ...drill.Region) drill.Report {
 	if len(denied) > 0 {
 		t.Errorf("%d reads were denied to an administrator: %+v", len(denied), denied)
 	}
+	out, renewed := w.load.SignedOut()
+	if len(out) > 0 {
+		t.Errorf("%d users were signed out: %s", len(out), strings.Join(out, "; "))
+	}
 	if stale := w.load.Stale(); len(stale) > 0 {
 		t.Errorf("%d reads went back behind their token: %+v", len(stale), stale)
 	}
-	t.Logf("%d acknowledged, %d refused, %d unknown, %d of them late, %d stalled; %d users read everywhere",
-		report.Acked, report.Refused, report.Unknown, report.Late, w.load.Stalled(), report.Users)
+	t.Logf("%d acknowledged, %d refused, %d unknown, %d of them late, %d stalled; %d users read everywhere; %d access tokens renewed",
+		report.Acked, report.Refused, report.Unknown, report.Late, w.load.Stalled(), report.Users, renewed)
 	return report
 }
 

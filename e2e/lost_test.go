@@ -20,13 +20,14 @@ func faults() []string {
 		"kill us-east/etcd-global", "kill us-east/etcd-regional", "wipe ap-south/etcd-regional",
 		"kill us-east/haproxy",
 		"kill us-east/user-a", "pause us-east/user-a", "kill us-east/user-b", "pause us-east/user-b", "kill us-east/capturing-s1",
+		"kill us-east/session-a", "pause us-east/session-b", "kill us-east/session-capturing-s1",
 		"cut us-east eu-west", "cut-one-way us-east ap-south", "isolate ap-south", "loss us-east ap-south 5%", "delay us-east eu-west 500ms",
 		"clock ap-south +5m",
 	}
 }
 
 // TestNothingLost breaks one thing after the other under writes in all regions. Whatever it is: what was acknowledged is in every region afterwards, nothing
-// else is, nothing was made twice, no reader went back behind its token, and all regions hold the same.
+// else is, nothing was made twice, no reader went back behind its token, nobody was signed out, and all regions hold the same.
 func TestNothingLost(t *testing.T) {
 	for _, name := range faults()[:bounds.Times(len(faults()), 1)] {
 		t.Run(name, func(t *testing.T) {

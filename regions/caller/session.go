@@ -48,8 +48,24 @@ func SignIn(ctx context.Context, regions []Region, email, password string) (*Ses
 	return s, s.signIn(ctx)
 }
 
-// ErrSignIn: nobody has this address and this password.
-var ErrSignIn = errors.New("signing in is refused")
+var (
+	// ErrSignIn: nobody has this address and this password.
+	ErrSignIn = errors.New("signing in is refused")
+	// ErrEnded: a region does not take the refresh token any more.
+	ErrEnded = errors.New("the session has ended")
+)
+
+// Renew renews the access token now, in the first of these regions that answers, by the refresh token and nothing else. An error that wraps ErrEnded says that the user is signed out; after any other one it may
+// be called again.
+func (s *Session) Renew(ctx context.Context, regions []Region) error {
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("wait to renew an access token: %w", context.Cause(ctx))
+	}
+	defer func() { <-s.turn }()
+	return s.exchange(ctx, regions)
+}
 
 // User is the user's id.
 func (s *Session) User() string {
@@ -128,21 +144,29 @@ func (s *Session) now() (access string, left, age time.Duration) {
 
 // renew uses the refresh token, or the password when the session has ended. Whoever calls it has the turn.
 func (s *Session) renew(ctx context.Context) error {
+	err := s.exchange(ctx, s.regions)
+	if errors.Is(err, ErrEnded) {
+		return s.signIn(ctx)
+	}
+	return err
+}
+
+func (s *Session) exchange(ctx context.Context, regions []Region) error {
 	s.mu.Lock()
 	refresh, key := s.refresh, s.key
 	s.mu.Unlock()
-	a, err := s.ask(ctx, "/v1/sessions:refresh", key, &sessionv1.RefreshSessionRequest{RefreshToken: refresh})
+	a, err := s.ask(ctx, regions, "/v1/sessions:refresh", key, &sessionv1.RefreshSessionRequest{RefreshToken: refresh})
 	if err != nil {
 		return err
 	}
 	if a.Status == http.StatusUnauthorized {
-		return s.signIn(ctx)
+		return fmt.Errorf("%w: %w", ErrEnded, a.Err())
 	}
 	return s.take(a)
 }
 
 func (s *Session) signIn(ctx context.Context) error {
-	a, err := s.ask(ctx, "/v1/sessions", rand.Text(), &sessionv1.CreateSessionRequest{Email: s.email, Password: s.password, DeviceName: "antipode caller"})
+	a, err := s.ask(ctx, s.regions, "/v1/sessions", rand.Text(), &sessionv1.CreateSessionRequest{Email: s.email, Password: s.password, DeviceName: "antipode caller"})
 	if err != nil {
 		return err
 	}
@@ -153,12 +177,12 @@ func (s *Session) signIn(ctx context.Context) error {
 }
 
 // ask makes a request that may be repeated in any region, by its key.
-func (s *Session) ask(ctx context.Context, path, key string, message proto.Message) (Answer, error) {
+func (s *Session) ask(ctx context.Context, regions []Region, path, key string, message proto.Message) (Answer, error) {
 	body, err := protojson.Marshal(message)
 	if err != nil {
 		return Answer{}, fmt.Errorf("write a request: %w", err)
 	}
-	return s.client.Anywhere(ctx, s.regions, Request{Method: http.MethodPost, Path: path, Body: string(body), Headers: map[string]string{HeaderKey: key}})
+	return s.client.Anywhere(ctx, regions, Request{Method: http.MethodPost, Path: path, Body: string(body), Headers: map[string]string{HeaderKey: key}})
 }
 
 // take keeps what a region has answered.

@@ -121,6 +121,21 @@ func TestASessionThatHasEndedIsBegunAnew(t *testing.T) {
 	}
 }
 
+func TestARenewalUsesNoPassword(t *testing.T) {
+	w := newWorld(t)
+	s := signIn(t, w)
+	if err := s.Renew(t.Context(), w.regions[1:]); err != nil || len(w.refreshes) != 1 || w.refreshes[0].region != "west" {
+		t.Errorf("%v, by %v", err, w.refreshes)
+	}
+	w.refuse = func(_ string, resp http.ResponseWriter, _ *http.Request) bool {
+		fail(resp, http.StatusUnauthorized, "unauthenticated")
+		return true
+	}
+	if err := s.Renew(t.Context(), w.regions); !errors.Is(err, ErrEnded) || len(w.signIns) != 1 {
+		t.Errorf("%v, after %v", err, w.signIns)
+	}
+}
+
 func TestARefusedTokenIsReplacedOnce(t *testing.T) {
 	w := newWorld(t)
 	s := signIn(t, w)

@@ -56,6 +56,9 @@ type Load struct {
 	stalled int
 	stale   []Stale
 	denied  []Denial
+
+	devices   []*device
+	signedOut []string
 }
 
 // Stale is a read that went back behind the causal token that it carried: what must never happen.
@@ -70,7 +73,7 @@ type Denial struct {
 	At             time.Duration // on the clock of the ledger
 }
 
-// Start makes the shared users, waits until every region has them, and begins to write. Its writes end with Stop, or when ctx ends.
+// Start makes the shared users, waits until every region has them, signs a user in in each region, and begins to write, and to renew these users' access tokens. Its writes end with Stop, or when ctx ends.
 func Start(ctx context.Context, cfg Config, ledger *Ledger) (*Load, error) {
 	if len(cfg.Regions) == 0 || len(cfg.Regions) > len(fields) {
 		return nil, fmt.Errorf("a load writes to 1 to %d regions, not %d", len(fields), len(cfg.Regions))
@@ -85,12 +88,13 @@ func Start(ctx context.Context, cfg Config, ledger *Ledger) (*Load, error) {
 		cfg.Users = 30
 	}
 	l := &Load{cfg: cfg, ledger: ledger, anyone: caller.NewClient()}
-	if err := l.prepare(ctx); err != nil {
+	if err := errors.Join(l.prepare(ctx), l.signIn(ctx)); err != nil {
 		return nil, err
 	}
 	ctx, l.stop = context.WithCancel(ctx)
 	for i := range cfg.Regions {
 		l.writers.Go(func() { l.write(ctx, i) })
+		l.writers.Go(func() { l.stay(ctx, l.devices[i]) })
 	}
 	return l, nil
 }
