@@ -9,12 +9,16 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	sessionv1 "antipode.example/api/gen/antipode/session/v1"
 	"antipode.example/platform/auth"
 	"antipode.example/platform/auth/authtest"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/rpc"
+	"antipode.example/platform/state"
+	"antipode.example/platform/store"
 	"antipode.example/services/session"
 )
 
@@ -264,21 +268,25 @@ func (f *fixture) testEnds(t *testing.T) {
 			p := f.users.add(t)
 			in := f.signIn(t, p)
 			next := f.refreshed(t, in.refresh(), "a")
-			x.do(t, p, in)
-			f.publish(t)
-			if state := f.state(t, p, in.session()); state != x.state {
-				t.Errorf("it is %s, want %s", state, x.state)
+			of := "?userId=" + p.User.String()
+			shown := func() {
+				t.Helper()
+				if state := f.state(t, p, in.session()); state != x.state {
+					t.Errorf("it is %s, want %s", state, x.state)
+				}
+				if l := f.ok(t, get, "/v1/sessions"+of, "", f.admin(t)...); l.field("sessions") != "[]" {
+					t.Errorf("listed: %s", l.body)
+				}
 			}
+			x.do(t, p, in)
+			shown() // before anything is published, too
+			f.publish(t)
+			shown()
 			f.ended(t, next.refresh(), "b")
 			f.ended(t, in.refresh(), "a") // a repetition, too
 			f.refused(t, "unauthenticated", get, in.path(), "", in.bearer()...)
-			admin := authtest.Token(t, f.keys, auth.Admin, id.Keyed([]byte("test"), "admin"))
-			of := "?userId=" + p.User.String()
-			if l := f.ok(t, get, "/v1/sessions"+of, "", bearer(admin)...); l.field("sessions") != "[]" {
-				t.Errorf("listed: %s", l.body)
-			}
 			before := f.vector(t, p.User)
-			f.ok(t, remove, in.path()+of, "", bearer(admin)...)
+			f.ok(t, remove, in.path()+of, "", f.admin(t)...)
 			if after := f.vector(t, p.User); x.name != "another password" && !after.Equal(before) {
 				t.Error("what has ended was ended again")
 			}
@@ -286,7 +294,7 @@ func (f *fixture) testEnds(t *testing.T) {
 				t.Errorf("after it was revoked it is %s, want %s", state, x.state)
 			}
 			if x.name != "another password" {
-				f.refused(t, "invalid", patch, in.path()+"/data", `{"userId":"`+p.User.String()+`","set":{"a":"b"}}`, bearer(admin)...)
+				f.refused(t, "invalid", patch, in.path()+"/data", `{"userId":"`+p.User.String()+`","set":{"a":"b"}}`, f.admin(t)...)
 			}
 			again := f.signIn(t, p) // who signs in now knows of all that
 			f.refreshed(t, again.refresh(), "")
@@ -334,19 +342,16 @@ func (f *fixture) testList(t *testing.T) {
 // Of sessions that have ended, those of the last day can be seen.
 func (f *fixture) testForgets(t *testing.T) {
 	p := f.users.add(t)
-	admin := func() []string {
-		return bearer(authtest.Token(t, f.keys, auth.Admin, id.Keyed([]byte("test"), "admin")))
-	}
 	of := "?userId=" + p.User.String()
 	revoked, expires := f.signIn(t, p, keyed("k")...), f.signIn(t, p)
 	f.ok(t, remove, revoked.path(), "", revoked.bearer()...)
 	f.clock.forward(t, 23*time.Hour)
 	f.signIn(t, p)
-	f.ok(t, get, revoked.path()+of, "", admin()...)
+	f.ok(t, get, revoked.path()+of, "", f.admin(t)...)
 	f.clock.forward(t, time.Hour+time.Second)
 	f.signIn(t, p)
-	f.refused(t, "not_found", get, revoked.path()+of, "", admin()...)
-	f.refused(t, "not_found", remove, revoked.path()+of, "", admin()...)
+	f.refused(t, "not_found", get, revoked.path()+of, "", f.admin(t)...)
+	f.refused(t, "not_found", remove, revoked.path()+of, "", f.admin(t)...)
 	f.ended(t, revoked.refresh(), "")
 	f.refused(t, "unauthenticated", post, "/v1/sessions", p.signIn(""), keyed("k")...)
 
@@ -359,10 +364,10 @@ func (f *fixture) testForgets(t *testing.T) {
 	f.clock.forward(t, 24*time.Hour+time.Second)
 	f.signIn(t, p)
 	for _, one := range []answer{expires, everywhere} {
-		f.refused(t, "not_found", get, one.path()+of, "", admin()...)
+		f.refused(t, "not_found", get, one.path()+of, "", f.admin(t)...)
 		f.ended(t, one.refresh(), "")
 	}
-	if l := f.ok(t, get, "/v1/sessions"+of, "", admin()...); len(sessionsOf(t, l)) != 1 {
+	if l := f.ok(t, get, "/v1/sessions"+of, "", f.admin(t)...); len(sessionsOf(t, l)) != 1 {
 		t.Errorf("listed: %s", l.body)
 	}
 }
@@ -443,8 +448,10 @@ func (f *fixture) testData(t *testing.T) {
 			refused = a.field("reason") == "too_large"
 		}
 	}
-	if !refused {
-		t.Error("a record grows for ever")
+	u := must(f.store.Read(t.Context(), store.Primary, p.User))(t)
+	rec := u.Records[state.Key{Type: session.RecordType, ID: must(id.Parse(in.session()))(t)}]
+	if size := proto.Size(rec); !refused || size > state.MaxRecordBytes*3/4 {
+		t.Errorf("the record has %d bytes, and data are refused: %t", size, refused)
 	}
 	f.refreshed(t, in.refresh(), "a")
 }
@@ -497,7 +504,7 @@ func (f *fixture) testBadInput(t *testing.T) {
 	p := f.users.add(t)
 	in := f.signIn(t, p)
 	own := in.bearer()
-	admin := bearer(authtest.Token(t, f.keys, auth.Admin, id.Keyed([]byte("test"), "admin")))
+	admin := f.admin(t)
 	never := "/v1/sessions/" + id.KeyedIn(p.User.Slot(), []byte("test"), "never").String()
 	otherSlot := "/v1/sessions/" + id.KeyedIn((p.User.Slot()+1)%id.Slots, []byte("test"), "never").String()
 	before := f.vector(t, p.User)

@@ -517,8 +517,13 @@ func (f *fixture) ended(t *testing.T, token, key string) answer {
 }
 
 // state is a session's state as an administrator sees it now.
-func (f *fixture) state(t *testing.T, p *person, session string, headers ...string) string {
+func (f *fixture) state(t *testing.T, p *person, session string) string {
 	t.Helper()
-	admin := authtest.Token(t, f.keys, auth.Admin, id.Keyed([]byte("test"), "admin"))
-	return f.ok(t, http.MethodGet, "/v1/sessions/"+session+"?userId="+p.User.String(), "", bearer(admin, headers...)...).field("state")
+	return f.ok(t, http.MethodGet, "/v1/sessions/"+session+"?userId="+p.User.String(), "", f.admin(t)...).field("state")
+}
+
+// admin are the headers of an administrator, whose access token was issued just now.
+func (f *fixture) admin(t *testing.T) []string {
+	t.Helper()
+	return bearer(authtest.Token(t, f.keys, auth.Admin, id.Keyed([]byte("test"), "admin")))
 }

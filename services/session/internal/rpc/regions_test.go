@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
-	"antipode.example/platform/auth"
 	"antipode.example/platform/auth/authtest"
 	"antipode.example/platform/copies"
 	"antipode.example/platform/id"
@@ -102,6 +101,7 @@ func TestTwoRegions(t *testing.T) {
 	t.Run("signed out while it is used elsewhere", p.testRevoke)
 	t.Run("signed out everywhere while somebody signs in", p.testRevokeAll)
 	t.Run("forgotten while somebody signs in", p.testForget)
+	t.Run("data that both change", p.testData)
 	t.Run("too many sessions", p.testTooMany)
 }
 
@@ -239,7 +239,7 @@ func (p *pair) testForget(t *testing.T) {
 	concurrent := p.west.signIn(t, who, keyed("k")...)
 	p.west.ok(t, post, "/v1/sessions:revokeAll", `{}`, p.west.signIn(t, who).bearer()...)
 	p.meet(t, who.User)
-	admin := bearer(authtest.Token(t, p.east.keys, auth.Admin, id.Keyed([]byte("test"), "admin")))
+	admin := p.east.admin(t)
 	of := "?userId=" + who.User.String()
 	for _, f := range p.both() {
 		if err := f.sessions.Forget(t.Context(), who.User); err != nil {
@@ -270,6 +270,24 @@ func (p *pair) testForget(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.east.refused(t, "unauthenticated", post, "/v1/sessions", nobody.signIn(""))
+}
+
+// Each key merges by itself, and one that is set to what it was is set all the same.
+func (p *pair) testData(t *testing.T) {
+	who := p.east.users.add(t)
+	in := p.east.signIn(t, who)
+	p.east.ok(t, patch, in.path()+"/data", `{"set":{"theme":"light","a":"1","b":"2"}}`, in.bearer()...)
+	p.meet(t, who.User)
+	p.east.ok(t, patch, in.path()+"/data", `{"set":{"theme":"dark","a":"east"},"remove":["b"]}`, in.bearer()...)
+	p.east.clock.forward(t, 1e9)
+	p.west.ok(t, patch, in.path()+"/data", `{"set":{"theme":"light","c":"west"}}`, in.bearer()...)
+	p.meet(t, who.User)
+	for _, f := range p.both() {
+		got := f.ok(t, get, in.path(), "", in.bearer()...)
+		if data := strings.ReplaceAll(got.field("data"), " ", ""); data != `{"a":"east","c":"west","theme":"light"}` {
+			t.Errorf("the session keeps %s", data)
+		}
+	}
 }
 
 // Each region holds as many sessions as there may be; together they are too many, until somebody signs in.
