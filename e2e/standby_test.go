@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,8 @@ func TestNothingIsToldThatTheStandbyLacks(t *testing.T) {
 	written := make(chan error, 1)
 	go func() {
 		a, err := (&client{}).try(t.Context(), east, http.MethodPatch, "/v1/users/"+u.GetId(), `{"firstName":"After"}`)
-		if err == nil && a.Status != http.StatusOK {
+		// The standbys may count for longer than a request may take. The write is committed all the same.
+		if err == nil && a.Status != http.StatusOK && !bytes.Contains(a.Body, []byte(`"reason":"unknown_outcome"`)) {
 			err = errors.New(string(a.Body))
 		}
 		written <- err
