@@ -95,7 +95,7 @@ A ratio is taken within each round; "ratio" is the median of the rounds, and so 
 
 ## How it is measured
 
-- **Cached GET.** One client, one connection, one request after the other, for a user with address and phone numbers. The service is the one that `+"`userd`"+` runs, with token, validation, metrics and
+- **Cached GET.** One client, one connection, one request after the other, for a user with address and phone numbers. The service is the one that `+"`userd`"+` runs, with access token, causal token, validation, metrics and
   problem documents, before a real Redis; fewer than 1 %% of the answers may come from elsewhere. CPU is user and system time of the process without the client's thread, and that of redis-server. The references answer the same user from memory.
 - **Fenced write.** Eight writers, each to a user of its own, to one PostgreSQL server with `+"`fsync`"+` and a synchronous standby, on the same disk. The write is `+"`store.Write`"+` of one field: lock, fence, causality row, records, upserts,
   logical message, in two round trips. pgbench (`+"`-M prepared`"+`) runs the statements that the server logged for such writes, with their values, pipelined in as many round trips; what it leaves out is deciding and encoding.

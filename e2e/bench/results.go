@@ -123,6 +123,11 @@ func comparisons(short bool) []comparison {
 			quantity{"CachedGet/cached", []string{cpu}},
 			quantity{"CachedGet/bare", []string{cpu}},
 		},
+		{
+			"cached GET over REST: CPU of the service alone", "the same where nobody is asked who calls", "µs",
+			quantity{"CachedGet/cached", []string{cpu}},
+			quantity{"CachedGet/open", []string{cpu}},
+		},
 	}
 	for _, ref := range []struct{ variant, name string }{{"Write/same-sql", "pgbench, same SQL"}, {"Write/one-row", "pgbench, update of one row"}} {
 		for _, m := range []struct {

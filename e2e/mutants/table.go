@@ -227,6 +227,21 @@ var table = []mutant{
 		dir: "platform/auth", test: "TestRotationOverlaps",
 	},
 	{
+		name: "access tokens are judged by a clock that is wrong", guarantee: "a region whose clock is wrong answers reads",
+		file: "platform/service/clock.go", old: "	return now.Add(clockOff(now, c.peers()))\n", new: "	return now\n",
+		dir: "platform/service", test: "TestAClockThatIsSetWrong",
+	},
+	{
+		name: "a clock is believed until it is compared again", guarantee: "a clock that is set wrong stamps nothing",
+		file: "platform/replicate/peer.go", old: "	return c.Offset + c.Own.Round(0).Add(time.Since(c.At)).Sub(now.Round(0))\n", new: "	return c.Offset\n",
+		dir: "platform/service", test: "TestAClockThatIsSetWrong",
+	},
+	{
+		name: "what a region denies counts as any other refusal", guarantee: "a drill finds that somebody was signed out",
+		file: "regions/drill/load.go", old: "	w.RequestID, w.Denied = a.RequestID(), a.Denied()\n", new: "	w.RequestID = a.RequestID()\n",
+		dir: "regions/drill", test: "TestADenialIsNoRefusalLikeOthers",
+	},
+	{
 		name: "a bad token counts as none", guarantee: "who believes to be signed in learns that he is not",
 		file: "platform/auth/guard.go", old: "	default:\n		return Caller{}, fault.New(fault.Unauthenticated, \"the access token is not valid\").Because(err)\n",
 		new: "	default:\n		return Caller{}, nil\n",
