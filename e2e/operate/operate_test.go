@@ -2,6 +2,7 @@ package operate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,11 +23,11 @@ import (
 	"antipode.example/regions/lab"
 )
 
-const (
-	labName = "operate"
-	// patience bounds a command: a machine that does much else at once is slow, and no outcome depends on it.
-	patience = 3 * time.Minute
-)
+// patience bounds a command: a machine that does much else at once is slow, and no outcome depends on it.
+const patience = 3 * time.Minute
+
+// labName is the lab of these tests, unless the environment gives them another one.
+func labName() string { return cmp.Or(os.Getenv("ANTIPODE_E2E_LAB"), "operate") }
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -123,7 +124,7 @@ func newOperator(t *testing.T) *operator {
 	t.Cleanup(func() {
 		if t.Failed() {
 			to := filepath.Join("..", "artifacts", time.Now().UTC().Format("20060102T150405"))
-			err := os.CopyFS(to, os.DirFS(filepath.Join(data, labName, "logs")))
+			err := os.CopyFS(to, os.DirFS(filepath.Join(data, labName(), "logs")))
 			t.Logf("the lab's logs are in %s (%v)", filepath.Join("e2e", "operate", to), err)
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
@@ -139,7 +140,7 @@ func newOperator(t *testing.T) *operator {
 }
 
 func (o *operator) command(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, o.bin, append([]string{"--lab", labName, "--data", o.data}, args...)...)
+	return exec.CommandContext(ctx, o.bin, append([]string{"--lab", labName(), "--data", o.data}, args...)...)
 }
 
 // must runs regionctl and returns what it printed.
@@ -260,7 +261,7 @@ func (o *operator) look(t *testing.T) (l leftovers) {
 	}
 	// Another lab may come and go meanwhile; its namespaces carry its name.
 	for _, name := range names {
-		if strings.Contains(filepath.Base(name), labName) {
+		if strings.Contains(filepath.Base(name), labName()) {
 			l.namespaces = append(l.namespaces, name)
 		}
 	}

@@ -131,7 +131,7 @@ func commands(markdown, heading string) string {
 
 // mine turns commands of the README into commands for this lab.
 func (o *operator) mine(s lab.Status, script string) string {
-	script = strings.ReplaceAll(script, "bin/regionctl", fmt.Sprintf("%s --lab %s --data %s", o.bin, labName, o.data))
+	script = strings.ReplaceAll(script, "bin/regionctl", fmt.Sprintf("%s --lab %s --data %s", o.bin, labName(), o.data))
 	for i, r := range s.Regions {
 		door := netip.MustParseAddrPort(r.Door)
 		script = strings.ReplaceAll(script, fmt.Sprintf("127.10.%d.1:8080", i+1), door.String())
