@@ -73,13 +73,13 @@ func TestTwoRegions(t *testing.T) {
 	token := made.Header.Get(rpc.HeaderToken)
 	owner := ownerToken(t, east, made) // accepted in every region
 	ctx := metadata.AppendToOutgoingContext(t.Context(), servicetest.Bearer(owner, rpc.HeaderToken, token)...)
-	// The first reading of a log, and the making of topics, may take longer than the wait of one request.
 	servicetest.Eventually(t, "eu-west has what us-east wrote", func() bool {
 		got, err := userv1.NewUserServiceClient(west.Conn).GetUser(ctx, &userv1.GetUserRequest{Id: made.Field("id")})
 		return err == nil && got.GetFirstName() == "John" && got.GetEtag() == made.Field("etag")
 	})
 
-	// From now on replication is under way: a read with the token waits and is right at once.
+	// A read with the token waits and is right at once, when the logs are being read: a comparison may have brought the user before that, and the first reading of a log takes longer than the wait of one
+	// request.
 	path := "/v1/users/" + made.Field("id")
 	for i := range 10 {
 		from, to := all[i%2], all[(i+1)%2]
@@ -90,7 +90,13 @@ func TestTwoRegions(t *testing.T) {
 		}
 		token = changed.Header.Get(rpc.HeaderToken)
 		begin := time.Now()
-		got := to.Do(t, http.MethodGet, "8080", path, "", servicetest.Bearer(owner, rpc.HeaderToken, token)...)
+		read := func() servicetest.Answer {
+			return to.Do(t, http.MethodGet, "8080", path, "", servicetest.Bearer(owner, rpc.HeaderToken, token)...)
+		}
+		if i < len(all) {
+			servicetest.Eventually(t, "the log of "+from.Name+" is read in "+to.Name, func() bool { return read().Status == http.StatusOK })
+		}
+		got := read()
 		if got.Body != changed.Body {
 			t.Fatalf("read %d in %s: %s, want %s", i, to.Name, got.Body, changed.Body)
 		}
