@@ -4,7 +4,8 @@
 // can be raised: NeedsRehash says of which strings the password should be hashed anew when its owner signs in.
 //
 // Guarantees: comparing takes the same time for right and wrong passwords, and for accounts that do not exist when VerifyNobody is called for them. No more memory is used at a time than for the
-// configured number of hashes; who would have to wait longer than a bound is told to come back. A string that is not ours costs nothing and is an error, never a match.
+// configured number of hashes; who would have to wait longer than a bound is told to come back. Hashing and comparing take turns: however many passwords are to be hashed, which anybody may ask for who signs up, one that
+// is to be compared waits for no more of them than are made at a time. A string that is not ours costs nothing and is an error, never a match.
 //
 // A password is 8 to 1024 bytes of UTF-8, and is compared in Unicode's NFC form, so that it does not matter which keyboard wrote an accent. What a good password is, is not this package's business.
 //
@@ -76,6 +77,7 @@ type Hasher struct {
 	wait   time.Duration
 	budget int64 // KiB
 	free   *semaphore.Weighted
+	turns  *semaphore.Weighted // of those who have a password hashed: only so many of them wait for memory
 	nobody parsed
 }
 
@@ -89,6 +91,7 @@ func New(cfg Config) *Hasher {
 	}
 	h := &Hasher{wait: cfg.Wait, budget: memory * int64(cfg.Concurrent), nobody: fresh(make([]byte, saltLen))} // its hash is that of no password that anyone knows
 	h.free = semaphore.NewWeighted(h.budget)
+	h.turns = semaphore.NewWeighted(int64(cfg.Concurrent))
 	return h
 }
 
@@ -112,7 +115,13 @@ func (h *Hasher) HashSalted(ctx context.Context, password string, salt []byte) (
 		return "", fault.New(fault.Invalid, "the request is not valid").With("password", "must be UTF-8")
 	}
 	p := fresh(salt)
-	sum, err := h.sum(ctx, password, p)
+	waiting, cancel := context.WithTimeout(ctx, h.wait)
+	defer cancel()
+	if err := h.turns.Acquire(waiting, 1); err != nil {
+		return "", h.busy(ctx, err)
+	}
+	defer h.turns.Release(1)
+	sum, err := h.sum(ctx, waiting, password, p)
 	if err != nil {
 		return "", err
 	}
@@ -139,26 +148,31 @@ func (h *Hasher) verify(ctx context.Context, password string, p parsed) (bool, e
 	if password == "" || len(password) > MaxBytes || !utf8.ValidString(password) {
 		return false, nil // nobody's password, whoever asks
 	}
-	sum, err := h.sum(ctx, password, p)
+	waiting, cancel := context.WithTimeout(ctx, h.wait)
+	defer cancel()
+	sum, err := h.sum(ctx, waiting, password, p)
 	if err != nil {
 		return false, err
 	}
 	return subtle.ConstantTimeCompare(sum, p.hash) == 1, nil
 }
 
-// sum hashes when there is memory for it.
-func (h *Hasher) sum(ctx context.Context, password string, p parsed) ([]byte, error) {
+// sum hashes when there is memory for it, within the time of waiting.
+func (h *Hasher) sum(ctx, waiting context.Context, password string, p parsed) ([]byte, error) {
 	need := min(int64(p.memory), h.budget)
-	waiting, cancel := context.WithTimeout(ctx, h.wait)
-	defer cancel()
 	if err := h.free.Acquire(waiting, need); err != nil {
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("wait for memory to hash a password: %w", ctx.Err())
-		}
-		return nil, fault.New(fault.Unavailable, "too many passwords are being checked: try again").After(h.wait).Because(err)
+		return nil, h.busy(ctx, err)
 	}
 	defer h.free.Release(need)
 	return argon2.IDKey(norm.NFC.Bytes([]byte(password)), p.salt, p.passes, p.memory, p.lanes, uint32(len(p.hash))), nil //nolint:gosec // at most maxHashLen
+}
+
+// busy says why a caller did not get his turn.
+func (h *Hasher) busy(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("wait for memory to hash a password: %w", ctx.Err())
+	}
+	return fault.New(fault.Unavailable, "too many passwords are being checked: try again").After(h.wait).Because(err)
 }
 
 // NeedsRehash reports whether a stored string was made with other parameters than new ones are, or is not readable.

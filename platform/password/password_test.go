@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -223,4 +224,38 @@ func BenchmarkVerify(b *testing.B) {
 			b.Fatal(ok, err)
 		}
 	}
+}
+
+// However many sign up at the same time, those who sign in wait for a few of them only.
+func TestThoseWhoSignUpKeepNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const crowd = 12
+		h := New(Config{Concurrent: 2})
+		if err := h.free.Acquire(t.Context(), 2*memory); err != nil { // by those who are at it
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		var hashed atomic.Int64
+		for range crowd {
+			wg.Go(func() {
+				if _, err := h.Hash(t.Context(), good); err != nil {
+					t.Error(err)
+				}
+				hashed.Add(1)
+			})
+		}
+		synctest.Wait()
+		wg.Go(func() {
+			if err := h.VerifyNobody(t.Context(), good); err != nil {
+				t.Error(err)
+			}
+			if n := hashed.Load(); n > 4 {
+				t.Errorf("%d of %d who came before were hashed first", n, crowd)
+			}
+		})
+		synctest.Wait() // all wait
+		h.free.Release(memory)
+		wg.Wait()
+		h.free.Release(memory)
+	})
 }

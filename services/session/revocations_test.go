@@ -2,6 +2,8 @@ package session
 
 import (
 	"bytes"
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -125,6 +127,45 @@ func TestRoom(t *testing.T) {
 			forget, end, err := roomOf([]held{tt.one}, tt.account, tt.passwords, tt.at.Add(after))
 			if err != nil || len(end) > 0 || len(forget) == 1 != (after > 0) {
 				t.Errorf("%s, %v after it: forget %d, %v", name, after, len(forget), err)
+			}
+		}
+	}
+}
+
+// Of sessions that have ended only so many stay, however they ended: all are read whenever their user signs in. Those whose own entry is what kills their access tokens stay for a while.
+func TestOfWhatHasEndedSoMuchStays(t *testing.T) {
+	now := start.Add(12 * time.Hour)
+	recent := func(r *sessionv1.SessionRecord) { r.RevokeTime = timestamppb.New(now.Add(-settling)) }
+	seen := func(r *sessionv1.SessionRecord) { r.Uses = []string{"1:kaa", "1:kbb"} }
+	password := []causal.Dot{{Replica: causal.NewReplica(1, 1), N: 1}}
+	for name, tt := range map[string]struct {
+		change    func(r *sessionv1.SessionRecord)
+		passwords []causal.Dot
+		want      int
+	}{
+		"the password changed":    {nil, password, 7},
+		"revoked long ago":        {func(r *sessionv1.SessionRecord) { r.RevokeTime = timestamppb.New(now.Add(-settling - time.Second)) }, nil, 7},
+		"revoked a moment ago":    {recent, nil, 0},
+		"stolen in two regions":   {seen, nil, 0},
+		"revoked, and all before": {recent, password, 0},
+	} {
+		var all []held
+		for n := range maxEnded + 7 {
+			at := start.Add(time.Duration(n) * time.Minute)
+			rec := &sessionv1.SessionRecord{CreateTime: timestamppb.New(at), LastUseTime: timestamppb.New(at), ExpireTime: timestamppb.New(at.Add(Life))}
+			if tt.change != nil {
+				tt.change(rec)
+			}
+			all = append(all, held{id.Keyed(nil, fmt.Sprint(n)), rec})
+		}
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		forget, end, err := roomOf(all, nil, tt.passwords, now)
+		if err != nil || len(end) > 0 || len(forget) != tt.want {
+			t.Errorf("%s: forget %d, want %d, end %d; %v", name, len(forget), tt.want, len(end), err)
+		}
+		for _, h := range forget {
+			if at := h.rec.GetLastUseTime().AsTime(); !at.Before(start.Add(7 * time.Minute)) {
+				t.Errorf("%s: one is forgotten that was used at %v", name, at)
 			}
 		}
 	}

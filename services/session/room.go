@@ -20,6 +20,10 @@ const (
 	MaxSessions = 100
 	// memory is for how long a session that has ended can be seen.
 	memory = 24 * time.Hour
+	// maxEnded is how many of those are kept, beside those that ended just now.
+	maxEnded = 100
+	// settling is for how long a session that was ended alone stays in any case. It outlives the access tokens that regions gave which had heard of its end late.
+	settling = time.Hour
 	// Bounds of one write, whose event has all that the ended sessions keep, and a few bytes of each that is forgotten.
 	maxEnd, maxForget = 4, 1000
 )
@@ -30,10 +34,10 @@ type held struct {
 	rec *sessionv1.SessionRecord
 }
 
-// roomOf says which sessions to forget, because they ended more than a day ago, and which to end, so that there is room for another one: those that were used the longest time ago. passwords are the
+// roomOf says which sessions to forget, because they ended more than a day ago or too many have ended, and which to end, so that there is room for another one: those that were used the longest time ago. passwords are the
 // writes of the user service that end sessions which do not cover them.
 func roomOf(all []held, account *sessionv1.AccountRecord, passwords []causal.Dot, now time.Time) (forget, end []held, err error) {
-	var active []held
+	var active, over []held
 	for _, h := range all {
 		ended, err := Ended(h.rec, account, passwords, now)
 		switch {
@@ -43,11 +47,30 @@ func roomOf(all []held, account *sessionv1.AccountRecord, passwords []causal.Dot
 			active = append(active, h)
 		case now.Sub(endTime(h.rec, account)) > memory:
 			forget = append(forget, h)
+		default:
+			over = append(over, h)
 		}
 	}
-	slices.SortFunc(active, func(a, b held) int { return a.rec.GetLastUseTime().AsTime().Compare(b.rec.GetLastUseTime().AsTime()) })
-	over := min(max(0, len(active)-MaxSessions+1), maxEnd)
-	return forget[:min(len(forget), maxForget)], active[:over], nil
+	slices.SortFunc(over, byUse)
+	for _, h := range over[:max(0, len(over)-maxEnded)] {
+		if settled(h.rec, now) {
+			forget = append(forget, h)
+		}
+	}
+	slices.SortFunc(active, byUse)
+	n := min(max(0, len(active)-MaxSessions+1), maxEnd)
+	return forget[:min(len(forget), maxForget)], active[:n], nil
+}
+
+// byUse has those first that were used the longest time ago.
+func byUse(a, b held) int {
+	return a.rec.GetLastUseTime().AsTime().Compare(b.rec.GetLastUseTime().AsTime())
+}
+
+// settled reports whether nobody needs a session that has ended to know that its access tokens are dead. What ended all sessions kills them by itself; the end of a single session is told from its record.
+func settled(rec *sessionv1.SessionRecord, now time.Time) bool {
+	at, alone := endedBySomebody(rec)
+	return !alone || now.Sub(at) > settling
 }
 
 // endTime is when a session that has ended did so at the latest. When a password was changed is not known here.

@@ -47,7 +47,7 @@ type Issuer interface {
 type Limits interface {
 	// AllowSignIn counts an attempt to sign in. Errors: rate_limited, when there were too many.
 	AllowSignIn(ctx context.Context, account, source string) error
-	// ReturnSignIn takes an attempt back: the password was right, or nobody could tell.
+	// ReturnSignIn takes an attempt back: the password was right, or nobody could tell a caller who is still there.
 	ReturnSignIn(ctx context.Context, account, source string)
 	// AllowRefresh counts a refresh of a session. Errors: rate_limited.
 	AllowRefresh(ctx context.Context, session id.ID) error

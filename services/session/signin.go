@@ -65,7 +65,8 @@ func (s *Service) SignIn(ctx context.Context, a Attempt, seen copies.SeenFunc) (
 	return in, err
 }
 
-// verify has the password verified, as often as the limits allow. Where nothing may be written, nobody is asked.
+// verify has the password verified, as often as the limits allow. Where nothing may be written, nobody is asked. Who hangs up has tried: a comparison that was begun is finished without its caller, so attempts that were
+// given back would let anybody keep the user service busy.
 func (s *Service) verify(ctx context.Context, a Attempt) (Credential, error) {
 	if err := s.sessions.MayWrite(); err != nil {
 		return Credential{}, err
@@ -79,7 +80,7 @@ func (s *Service) verify(ctx context.Context, a Attempt) (Credential, error) {
 	user, err := s.c.Users.VerifyPassword(ctx, a.Email, a.Password)
 	if isKind(err, fault.Unauthenticated) {
 		s.counts.signIns.note(ctx, outcomeWrong)
-	} else if s.c.Limits != nil {
+	} else if s.c.Limits != nil && ctx.Err() == nil {
 		s.c.Limits.ReturnSignIn(ctx, account, a.Source)
 	}
 	if err != nil {

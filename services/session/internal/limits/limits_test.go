@@ -59,6 +59,14 @@ func TestLimits(t *testing.T) {
 	}); got != 30 {
 		t.Errorf("of attempts that are right, %d are allowed", got)
 	}
+	atLeast(t, "an account, with the right password", tries(t, 120, func(i int) error {
+		from := fmt.Sprint("198.51.100.", i)
+		err := l.AllowSignIn(t.Context(), "carl", from)
+		if err == nil {
+			l.ReturnSignIn(t.Context(), "carl", from)
+		}
+		return err
+	}), 100)
 	if got := tries(t, 9, func(int) error { return l.AllowSignIn(t.Context(), "nobody knows from where", "") }); got != 9 {
 		t.Errorf("without a source %d were allowed", got)
 	}

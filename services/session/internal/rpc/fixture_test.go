@@ -94,6 +94,7 @@ type directory struct {
 	people map[string]*person // by address
 	broken error              // of every answer
 	asked  int
+	busy   func(context.Context) // goes before every answer about a password; may be nil
 }
 
 type person struct {
@@ -135,10 +136,16 @@ func (d *directory) set(change func()) {
 	change()
 }
 
-func (d *directory) VerifyPassword(_ context.Context, email, password string) (session.Credential, error) {
+func (d *directory) VerifyPassword(ctx context.Context, email, password string) (session.Credential, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.asked++
+	if d.busy != nil {
+		d.busy(ctx)
+	}
+	if err := ctx.Err(); err != nil {
+		return session.Credential{}, fmt.Errorf("ask: %w", err)
+	}
 	p := d.people[email]
 	if d.broken == nil && (p == nil || p.deleted || p.password != password) {
 		return session.Credential{}, fault.New(fault.Unauthenticated, "the e-mail address or the password is wrong")

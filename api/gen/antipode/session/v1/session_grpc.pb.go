@@ -48,7 +48,7 @@ type SessionServiceClient interface {
 	// region at any time, or without a key within 30 s, gets the same next token; any other second use ends the session for both users of the token. Errors: `unauthenticated` when the token is not
 	// genuine or the session has ended; `rate_limited`; `unavailable` when the session has not reached this region yet.
 	RefreshSession(ctx context.Context, in *RefreshSessionRequest, opts ...grpc.CallOption) (*SignedIn, error)
-	// GetSession answers one session; also one that has ended, for a day at least, then it is forgotten. Errors: `not_found`; `token_ahead`.
+	// GetSession answers one session; also one that has ended, for a day at least, unless 100 others have ended since; then it is forgotten. Errors: `not_found`; `token_ahead`.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*Session, error)
 	// ListSessions answers all sessions of a user that have not ended, the last used first: the devices on which the user is signed in. Errors: `token_ahead`.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
@@ -166,7 +166,7 @@ type SessionServiceServer interface {
 	// region at any time, or without a key within 30 s, gets the same next token; any other second use ends the session for both users of the token. Errors: `unauthenticated` when the token is not
 	// genuine or the session has ended; `rate_limited`; `unavailable` when the session has not reached this region yet.
 	RefreshSession(context.Context, *RefreshSessionRequest) (*SignedIn, error)
-	// GetSession answers one session; also one that has ended, for a day at least, then it is forgotten. Errors: `not_found`; `token_ahead`.
+	// GetSession answers one session; also one that has ended, for a day at least, unless 100 others have ended since; then it is forgotten. Errors: `not_found`; `token_ahead`.
 	GetSession(context.Context, *GetSessionRequest) (*Session, error)
 	// ListSessions answers all sessions of a user that have not ended, the last used first: the devices on which the user is signed in. Errors: `token_ahead`.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
