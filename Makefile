@@ -46,7 +46,7 @@ test: deps-test build test-engines test-e2e ## all tests: rules, adapters on rea
 test-unit: verify-structure ## only tests that need no engine
 	$(TEST) -short $(PACKAGES) ./e2e/bench
 
-test-engines: verify-structure
+test-engines: verify-structure .bin/s3.built
 	$(TEST) $(filter-out $(ROOT)/regions/...,$(PACKAGES))
 	$(TEST) $(AS_ROOT) ./regions/...
 	@# The race detector would make 1,000 seeds of the simulation too slow, and it has one goroutine.

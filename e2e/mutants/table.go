@@ -308,4 +308,19 @@ var table = []mutant{
 		file: "platform/service/auth.go", old: "p.revoked = append(p.revoked, f.Revoked())", new: "_ = f.Revoked()",
 		dir: "platform/service", test: "TestServicesObeyEachOther",
 	},
+	{
+		name: "a blob has its name before its content is on the disk", guarantee: "uploads that were acknowledged survive a power cut",
+		file: "platform/blob/directory.go", old: "	if err := k.sync(d.file); err != nil {\n		return err\n	}\n", new: "",
+		dir: "platform/blob", test: "TestSyncedInOrder",
+	},
+	{
+		name: "what another region gives is believed", guarantee: "a blob is the content that its name says",
+		file: "platform/blob/puller.go", old: "		if d.ref() == ref {\n", new: "		if d.size == ref.Size {\n",
+		dir: "platform/blob", test: "TestCorruptSources",
+	},
+	{
+		name: "garbage is swept although it was put again", guarantee: "no upload is lost to a sweep",
+		file: "platform/blob/directory.go", old: "	case !info.ModTime().Before(unusedSince):\n", new: "	case info == nil:\n",
+		dir: "platform/blob", test: "TestPutAgainWhileDeleted",
+	},
 }
