@@ -1,0 +1,22 @@
+module antipode.example/services/asset
+
+go 1.26.0
+
+require (
+	antipode.example/platform v0.0.0-00010101000000-000000000000
+	golang.org/x/image v0.47.0
+	golang.org/x/sync v0.24.0
+	pgregory.net/rapid v1.3.0
+)
+
+require (
+	golang.org/x/sys v0.49.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20261026165753-2ffab32bce7e // indirect
+	google.golang.org/grpc v1.85.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
+
+replace (
+	antipode.example/api => ../../api
+	antipode.example/platform => ../../platform
+)
