@@ -24,6 +24,7 @@ func TestSniff(t *testing.T) {
 		"RIFF\x24\x00\x00\x00WEBPVP8 ":    WebP,
 		"RIFF\x24\x00\x00\x00WEBPVP8L":    WebP,
 		"RIFF\x24\x00\x00\x00WEBP":        Unknown,
+		"RIFF\x24\x00\x00\x00WEBPEXIF":    Unknown,
 		"RIFF\x24\x00\x00\x00WAVEfmt ":    Unknown,
 		"<svg onload=alert(1)>":           Unknown,
 		"<html>":                          Unknown,
@@ -64,6 +65,12 @@ func TestHeaders(t *testing.T) {
 		}},
 		"page": {Download{Type: Unknown, Name: "page.html", Public: true}, map[string]string{
 			"Content-Type": "application/octet-stream", "Content-Disposition": `attachment; filename="page.html"`,
+		}},
+		"name that needs more than ASCII": {Download{Type: JPEG, Name: "größe 100%41 'é'.jpg"}, map[string]string{
+			"Content-Disposition": `inline; filename="gr__e 100_41 '_'.jpg"; filename*=UTF-8''gr%C3%B6%C3%9Fe%20100%2541%20%27%C3%A9%27.jpg`,
+		}},
+		"name that some would decode": {Download{Name: "100%41"}, map[string]string{
+			"Content-Disposition": `attachment; filename="100_41"; filename*=UTF-8''100%2541`,
 		}},
 		"type that nobody knows": {Download{Type: "text/html", Name: "page.html"}, map[string]string{
 			"Content-Type": "application/octet-stream", "Content-Disposition": `attachment; filename="page.html"`,

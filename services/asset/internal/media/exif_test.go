@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 )
@@ -46,6 +47,16 @@ func TestReadEXIF(t *testing.T) {
 	} {
 		if o, taken := readEXIF(tt.data); o != tt.upward || taken != tt.taken {
 			t.Errorf("%s: %d, %q, want %d, %q", name, o, taken, tt.upward, tt.taken)
+		}
+	}
+}
+
+// TestEXIFThatIsCut reads nothing behind its end.
+func TestEXIFThatIsCut(t *testing.T) {
+	good := exif(binary.LittleEndian, 6, "2026:01:02 03:04:05", "+01:00")
+	for n := range good {
+		if o, _ := readEXIF(slices.Clip(good[:n])); o != 1 && o != 6 {
+			t.Errorf("%d bytes of %d: orientation %d", n, len(good), o)
 		}
 	}
 }

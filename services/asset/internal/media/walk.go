@@ -47,8 +47,6 @@ func walkJPEG(r *bufio.Reader, model color.Model) (details, error) {
 		}
 		n := int(binary.BigEndian.Uint16(length[:])) - 2
 		switch {
-		case n < 0:
-			return d, errors.New("a segment is shorter than its length")
 		case marker >= jpegSOF0 && marker <= jpegSOF2 && d.size == image.Point{}:
 			err = d.jpegFrame(r, n, marker == jpegSOF2, model)
 		case marker == jpegAPP1 && d.exif == nil:

@@ -159,11 +159,15 @@ func TestTampering(t *testing.T) {
 		checkForged(t, name, err)
 	}
 	k := keysOf(t, newKey)
+	nameless := sign(t, k, hour(""))
+	nameless.RawQuery += "&name="
+	_, err := k.Verify(http.MethodGet, nameless, now)
+	checkForged(t, "an empty name where there was none", err)
 	for _, method := range []string{http.MethodPut, http.MethodPost, http.MethodDelete, "get", ""} {
 		_, err := k.Verify(method, sign(t, k, hour("")), now)
 		checkForged(t, "asked with "+method, err)
 	}
-	_, err := keysOf(t, causal.Key{ID: "2", Secret: []byte(strings.Repeat("x", 32))}).Verify(http.MethodGet, sign(t, k, hour("")), now)
+	_, err = keysOf(t, causal.Key{ID: "2", Secret: []byte(strings.Repeat("x", 32))}).Verify(http.MethodGet, sign(t, k, hour("")), now)
 	checkForged(t, "a key of the same name", err)
 }
 

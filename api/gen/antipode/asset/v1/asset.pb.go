@@ -38,7 +38,7 @@ const (
 	Asset_STATE_UNSPECIFIED Asset_State = 0
 	// Its content is awaited.
 	Asset_STATE_UPLOADING Asset_State = 1
-	// It has content, which never changes.
+	// It has content, which nobody can change. Of two contents that regions took at the same time without seeing each other one stays, everywhere the same one, and the other is listed as a conflict.
 	Asset_STATE_READY Asset_State = 2
 )
 
