@@ -53,8 +53,12 @@ type Admin struct {
 	Created bool `json:"created"`
 }
 
-// MakeAdmin makes the user of an address an administrator, and signs the user up if there is none; only then it asks for a password. It may be repeated. Every region may answer it.
-func (o *Operator) MakeAdmin(ctx context.Context, regions []Region, email string, password func() (string, error)) (Admin, error) {
+// ErrStranger: the address belongs to a user who was there already. Anybody may sign up with any address, so that user need not be whom the operator means.
+var ErrStranger = errors.New("the address belongs to a user who was there already, and need not be whom you mean")
+
+// MakeAdmin signs a user up, with a password that it asks for, and makes the user an administrator. It may be repeated. A user who was there already is made one only if existing says so; else the error
+// wraps ErrStranger. Every region may answer it.
+func (o *Operator) MakeAdmin(ctx context.Context, regions []Region, email string, existing bool, password func() (string, error)) (Admin, error) {
 	m := &making{operator: o, regions: regions}
 	user, err := m.find(ctx, email)
 	created := false
@@ -71,6 +75,9 @@ func (o *Operator) MakeAdmin(ctx context.Context, regions []Region, email string
 		return Admin{}, err
 	}
 	if !slices.Contains(user.GetRoles(), auth.RoleAdmin) {
+		if !created && !existing {
+			return Admin{}, fmt.Errorf("user %s: %w", user.GetId(), ErrStranger)
+		}
 		if user, err = m.promote(ctx, user); err != nil {
 			return Admin{}, err
 		}
@@ -88,7 +95,7 @@ func Administrator(ctx context.Context, keysDir string, regions []Region) (*Sess
 		return nil, err
 	}
 	email, password := "admin-"+strings.ToLower(rand.Text())+"@example.com", rand.Text()
-	if _, err := o.MakeAdmin(ctx, regions, email, func() (string, error) { return password, nil }); err != nil {
+	if _, err := o.MakeAdmin(ctx, regions, email, false, func() (string, error) { return password, nil }); err != nil {
 		return nil, fmt.Errorf("make an administrator: %w", err)
 	}
 	return SignIn(ctx, regions, email, password)

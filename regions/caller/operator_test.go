@@ -27,7 +27,7 @@ func TestTheFirstAdmin(t *testing.T) {
 	asked := 0
 	secret := func() (string, error) { asked++; return password, nil }
 	for n := range 2 {
-		a, err := operator(t, w).MakeAdmin(t.Context(), w.regions, address, secret)
+		a, err := operator(t, w).MakeAdmin(t.Context(), w.regions, address, false, secret)
 		if err != nil || a != (Admin{ID: "ann", Email: address, Created: n == 0}) {
 			t.Fatalf("time %d: %+v, %v", n+1, a, err)
 		}
@@ -40,7 +40,11 @@ func TestTheFirstAdmin(t *testing.T) {
 func TestAUserWhoIsThereKeepsThePassword(t *testing.T) {
 	w := newWorld(t)
 	w.user = &userv1.User{Id: "ann", Email: address, Password: new(password)}
-	a, err := operator(t, w).MakeAdmin(t.Context(), w.regions, address, func() (string, error) { t.Error("asked for a password"); return "", nil })
+	asked := func() (string, error) { t.Error("asked for a password"); return "", nil }
+	if a, err := operator(t, w).MakeAdmin(t.Context(), w.regions, address, false, asked); !errors.Is(err, ErrStranger) || w.setRoles != 0 {
+		t.Errorf("a user who need not be the operator's: %+v, %v", a, err)
+	}
+	a, err := operator(t, w).MakeAdmin(t.Context(), w.regions, address, true, asked)
 	if err != nil || a.Created || w.setRoles != 1 || w.user.GetPassword() != password {
 		t.Errorf("%+v, %v; the user is %v", a, err, w.user)
 	}
@@ -61,8 +65,8 @@ func TestAnAddressThatIsTakenMeanwhile(t *testing.T) {
 		fail(resp, http.StatusNotFound, "not_found")
 		return true
 	}
-	a, err := operator(t, w).MakeAdmin(t.Context(), w.regions, address, func() (string, error) { return password, nil })
-	if err != nil || a.Created || w.user.GetPassword() != "hers" || looks != 3 {
+	a, err := operator(t, w).MakeAdmin(t.Context(), w.regions, address, false, func() (string, error) { return password, nil })
+	if !errors.Is(err, ErrStranger) || w.setRoles != 0 || w.user.GetPassword() != "hers" || looks != 3 {
 		t.Errorf("%+v, %v after %d looks; the user is %v", a, err, looks, w.user)
 	}
 }
@@ -76,7 +80,7 @@ func TestAnyRegionMakesAnAdmin(t *testing.T) {
 		fail(resp, http.StatusServiceUnavailable, "clock")
 		return true
 	}
-	if _, err := operator(t, w).MakeAdmin(t.Context(), w.regions, address, func() (string, error) { return password, nil }); err != nil {
+	if _, err := operator(t, w).MakeAdmin(t.Context(), w.regions, address, false, func() (string, error) { return password, nil }); err != nil {
 		t.Error(err)
 	}
 	w.refuse = func(_ string, resp http.ResponseWriter, r *http.Request) bool {
@@ -85,7 +89,7 @@ func TestAnyRegionMakesAnAdmin(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*pause+pause/2)
 	defer cancel()
-	if _, err := operator(t, w).MakeAdmin(ctx, w.regions, address, nil); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "answers 503 clock: because (request r1)") {
+	if _, err := operator(t, w).MakeAdmin(ctx, w.regions, address, false, nil); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "answers 503 clock: because (request r1)") {
 		t.Errorf("where no region answers: %v", err)
 	}
 }
@@ -93,11 +97,11 @@ func TestAnyRegionMakesAnAdmin(t *testing.T) {
 func TestWhatAnOperatorIsRefusedIsSaid(t *testing.T) {
 	w := newWorld(t)
 	other := newWorld(t) // with other keys
-	_, err := operator(t, other).MakeAdmin(t.Context(), w.regions, address, nil)
+	_, err := operator(t, other).MakeAdmin(t.Context(), w.regions, address, false, nil)
 	if err == nil || !strings.Contains(err.Error(), "east answers 401 unauthenticated: because (request r1)") {
 		t.Errorf("the error is %v", err)
 	}
-	_, err = operator(t, w).MakeAdmin(t.Context(), w.regions, address, func() (string, error) { return "", fs.ErrClosed })
+	_, err = operator(t, w).MakeAdmin(t.Context(), w.regions, address, false, func() (string, error) { return "", fs.ErrClosed })
 	if !errors.Is(err, fs.ErrClosed) || w.user != nil {
 		t.Errorf("without a password: %v", err)
 	}

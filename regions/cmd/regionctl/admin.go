@@ -38,12 +38,16 @@ type secretSource struct {
 
 func (s *settings) adminCreate() *cobra.Command {
 	var email string
+	var existing bool
 	secret := &secretSource{}
 	cmd := &cobra.Command{
 		Use:   "create --email EMAIL",
-		Short: "Make a user an administrator, and sign the user up if there is none",
-		Long: `create makes the user to whom an e-mail address belongs an administrator. If the address belongs to nobody, it signs a user up, with a password from a file, or one
-that it makes up and prints, or, by default, one that it asks for. The password of a user who is there already stays as it is. It may be repeated.
+		Short: "Sign an administrator up, or make a user one",
+		Long: `create signs a user up, with a password from a file, or one that it makes up and prints, or, by default, one that it asks for, and makes the user an administrator. It may
+be repeated.
+
+If the address belongs to somebody already, it does nothing: anybody may sign up with any address. With --existing it makes that user an administrator, who keeps the
+password.
 
 It goes through the API of whichever region answers, and signs its requests with the keys of the lab, which belong to root.`,
 		Example: `  regionctl admin create --email root@example.com
@@ -56,7 +60,7 @@ It goes through the API of whichever region answers, and signs its requests with
 			if err != nil {
 				return s.advise(err)
 			}
-			made, err := s.makeAdmin(cmd.Context(), status, email, secret)
+			made, err := s.makeAdmin(cmd.Context(), status, email, existing, secret)
 			if err != nil {
 				return err
 			}
@@ -65,6 +69,7 @@ It goes through the API of whichever region answers, and signs its requests with
 	}
 	f := cmd.Flags()
 	f.StringVar(&email, "email", "", "the user's e-mail address")
+	f.BoolVar(&existing, "existing", false, "make an administrator of a user who is there already")
 	f.StringVar(&secret.file, "password-file", "", "read the password from this file (- for standard input) instead of asking for it")
 	f.BoolVar(&secret.generate, "generate-password", false, "make up a password, and print it")
 	cmd.MarkFlagsMutuallyExclusive("password-file", "generate-password")
@@ -82,7 +87,7 @@ type madeAdmin struct {
 	Password string `json:"password,omitempty"`
 }
 
-func (s *settings) makeAdmin(ctx context.Context, status lab.Status, email string, secret *secretSource) (madeAdmin, error) {
+func (s *settings) makeAdmin(ctx context.Context, status lab.Status, email string, existing bool, secret *secretSource) (madeAdmin, error) {
 	operator, err := caller.OpenOperator(lab.KeysDir(status.Dir), status.Regions[0].Name)
 	if errors.Is(err, fs.ErrPermission) {
 		return madeAdmin{}, fmt.Errorf("%w\n    fix: the lab's keys belong to root: sudo %s", err, s.command("admin create --email "+email))
@@ -94,7 +99,10 @@ func (s *settings) makeAdmin(ctx context.Context, status lab.Status, email strin
 	for i, r := range status.Regions {
 		regions[i] = caller.Region{Name: r.Name, Address: r.Door}
 	}
-	made, err := operator.MakeAdmin(ctx, regions, email, secret.read)
+	made, err := operator.MakeAdmin(ctx, regions, email, existing, secret.read)
+	if errors.Is(err, caller.ErrStranger) {
+		return madeAdmin{}, fmt.Errorf("making %s an administrator: %w\n    fix: if it is, %s", email, err, s.command("admin create --existing --email "+email))
+	}
 	if err != nil {
 		return madeAdmin{}, fmt.Errorf("making %s an administrator: %w", email, err)
 	}

@@ -158,7 +158,7 @@ func TestAdminAsTextAndJSON(t *testing.T) {
 
 func TestAnAdminNeedsKeys(t *testing.T) {
 	status := lab.Status{Dir: t.TempDir(), Regions: []lab.RegionStatus{{Name: "us-east"}}}
-	if _, err := (&settings{}).makeAdmin(t.Context(), status, "ann@example.com", nil); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := (&settings{}).makeAdmin(t.Context(), status, "ann@example.com", false, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the error is %v", err)
 	}
 }
