@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// crew is how many sessions are worked on at the same time, and perMember how many a user has: fewer than end others.
+	// crew is how many sessions are worked on at the same time, and perMember how often a user signs in: seldom enough for its other sessions to go on, and for the limits.
 	crew, perMember = 4, 50
 	// batch is how many refresh tokens are stolen during one cut.
 	batch = 100
