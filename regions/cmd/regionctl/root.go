@@ -60,6 +60,9 @@ in us-east/kafka or eu-west/pg-s1-1 (regionctl status lists them).`,
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
 			c.GroupID = group
+			if c.HasSubCommands() { // a word that is none of them is a mistake, and not a wish for help
+				c.Args, c.RunE = cobra.NoArgs, func(c *cobra.Command, _ []string) error { return c.Help() }
+			}
 		}
 		root.AddCommand(commands...)
 	}
