@@ -59,7 +59,7 @@ func BenchmarkGet(b *testing.B) {
 			b.Fatal(err)
 		}
 		userv1.RegisterUserServiceServer(server, cached{user: user})
-		s, err := New(b.Context(), Config{Log: log, Server: server, Register: registerUsers})
+		s, err := New(b.Context(), Config{Log: log, Server: server, Register: register})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -86,7 +86,7 @@ func BenchmarkGet(b *testing.B) {
 			b.Fatal(err)
 		}
 		mux := runtime.NewServeMux()
-		if err := registerUsers(b.Context(), mux, conn); err != nil {
+		if err := register(b.Context(), mux, conn); err != nil {
 			b.Fatal(err)
 		}
 		measure(b, mux)

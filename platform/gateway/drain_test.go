@@ -32,7 +32,7 @@ func TestDrainLosesNothing(t *testing.T) {
 	const lameduck = 200 * time.Millisecond
 	drained := make(chan struct{})
 	s, err := New(t.Context(), Config{
-		Log: log, Server: server, Register: registerUsers, Lameduck: lameduck, Drain: func() { close(drained) },
+		Log: log, Server: server, Register: register, Lameduck: lameduck, Drain: func() { close(drained) },
 	})
 	if err != nil {
 		t.Fatal(err)

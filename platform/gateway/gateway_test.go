@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	sessionv1 "antipode.example/api/gen/antipode/session/v1"
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/fault"
@@ -164,7 +166,7 @@ func startWith(t *testing.T, access rpc.Access) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.server, err = New(t.Context(), Config{Log: log, Server: server, Register: registerUsers, OpenAPI: doc})
+	f.server, err = New(t.Context(), Config{Log: log, Server: server, Register: register, OpenAPI: doc})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,8 +201,12 @@ func startWith(t *testing.T, access rpc.Access) *fixture {
 	return f
 }
 
-func registerUsers(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
-	return userv1.RegisterUserServiceHandlerClient(ctx, mux, userv1.NewUserServiceClient(conn))
+// register has the routes of all services, as the document lists them.
+func register(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+	return errors.Join(
+		userv1.RegisterUserServiceHandlerClient(ctx, mux, userv1.NewUserServiceClient(conn)),
+		sessionv1.RegisterSessionServiceHandlerClient(ctx, mux, sessionv1.NewSessionServiceClient(conn)),
+	)
 }
 
 type answer struct {

@@ -12,7 +12,9 @@ import (
 
 	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
+	sessionv1 "antipode.example/api/gen/antipode/session/v1"
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 )
 
@@ -50,9 +52,17 @@ func TestOpenAPIMatchesRoutes(t *testing.T) {
 			}
 		}
 	}
-	methods := userv1.File_antipode_user_v1_user_proto.Services().ByName("UserService").Methods()
-	for i := range methods.Len() {
-		rule, _ := proto.GetExtension(methods.Get(i).Options(), annotations.E_Http).(*annotations.HttpRule)
+	var bound []protoreflect.MethodDescriptor
+	for _, methods := range []protoreflect.MethodDescriptors{
+		userv1.File_antipode_user_v1_user_proto.Services().ByName("UserService").Methods(),
+		sessionv1.File_antipode_session_v1_session_proto.Services().ByName("SessionService").Methods(),
+	} {
+		for i := range methods.Len() {
+			bound = append(bound, methods.Get(i))
+		}
+	}
+	for _, method := range bound {
+		rule, _ := proto.GetExtension(method.Options(), annotations.E_Http).(*annotations.HttpRule)
 		for _, r := range append([]*annotations.HttpRule{rule}, rule.GetAdditionalBindings()...) {
 			for m, path := range map[string]string{"GET": r.GetGet(), "POST": r.GetPost(), "PATCH": r.GetPatch(), "PUT": r.GetPut(), "DELETE": r.GetDelete()} {
 				if path == "" {

@@ -33,7 +33,7 @@ func TestAccess(t *testing.T) {
 		"ListUsers":     {auth.Admin},
 		"UpdateUser":    {auth.Owner, auth.Admin},
 		"DeleteUser":    {auth.Owner, auth.Admin},
-		"LookupUser":    {auth.Admin, session},
+		"LookupUser":    {auth.Admin, session, operator},
 		"SetUserRoles":  {auth.Admin, operator},
 	})
 	authtest.Walk(t, server.Conn(), keys, credentials, map[string][]auth.Actor{
