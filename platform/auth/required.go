@@ -1,12 +1,15 @@
 package auth
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"antipode.example/platform/causal"
+	"antipode.example/platform/id"
 )
 
 // NoteWrite adds a write to those that a record keeps as the ones that end every session made without knowledge of them, as "<replica>:<n>". An older one of the same replica goes: who covers the later
@@ -31,6 +34,21 @@ func ReadWrites(list []string) (writes []causal.Dot, ok bool) {
 		writes = append(writes, write)
 	}
 	return writes, ok
+}
+
+// RequiredWrites are what the writes that a user's record in a service has noted revoke. An entry that cannot be read is named by the error; the others are returned all the same.
+func RequiredWrites(user id.ID, service string, list []string, at time.Time) ([]Revocation, error) {
+	var all []Revocation
+	var errs []error
+	for _, text := range list {
+		w, ok := readWrite(text)
+		if !ok {
+			errs = append(errs, fmt.Errorf("user %s has revoked what is not the name of a write: %q", user, text))
+			continue
+		}
+		all = append(all, RequiredWrite(user, service, w, at))
+	}
+	return all, errors.Join(errs...)
 }
 
 func readWrite(text string) (causal.Dot, bool) {

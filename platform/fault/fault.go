@@ -3,7 +3,9 @@
 package fault
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -94,3 +96,9 @@ func (e *Error) Error() string {
 
 // Unwrap is the cause.
 func (e *Error) Unwrap() error { return e.Cause }
+
+// Is reports whether an error is, or wraps, a fault of one of these kinds.
+func Is(err error, kinds ...Kind) bool {
+	var f *Error
+	return errors.As(err, &f) && slices.Contains(kinds, f.Kind)
+}

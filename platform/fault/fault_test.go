@@ -121,3 +121,14 @@ func TestViolationsAreBounded(t *testing.T) {
 		t.Errorf("%d violations in a status", n)
 	}
 }
+
+func TestIs(t *testing.T) {
+	wrapped := fmt.Errorf("ask: %w", fault.New(fault.NotFound, "there is none"))
+	for what, got := range map[string]bool{
+		"one of the kinds": fault.Is(wrapped, fault.Invalid, fault.NotFound), "none of them": !fault.Is(wrapped, fault.Invalid), "no kinds": !fault.Is(wrapped), "another error": !fault.Is(errors.New("x"), fault.NotFound), "no error": !fault.Is(nil, fault.NotFound),
+	} {
+		if !got {
+			t.Errorf("%s: wrong", what)
+		}
+	}
+}

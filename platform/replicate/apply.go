@@ -47,7 +47,7 @@ func (f *follower) apply(ctx context.Context, g group) (news int, err error) {
 			return news, ctx.Err()
 		}
 		wait = min(2*wait, longest)
-		if isKind(err, fault.TooLarge) && len(items) > 1 {
+		if fault.Is(err, fault.TooLarge) && len(items) > 1 {
 			// One of them is too large; alone it shows.
 			for i, it := range items {
 				one, err := f.apply(ctx, group{items: []item{it}, next: f.before(items, i, g.next)})
@@ -80,7 +80,7 @@ func (f *follower) applyOnce(ctx context.Context, items []item, next int64) (sto
 	cancel()
 	f.metrics.count(ctx, f.peer, done)
 	f.applied(ctx, done.Users)
-	if isKind(err, fault.UnknownOutcome) {
+	if fault.Is(err, fault.UnknownOutcome) {
 		f.refresh(ctx, events)
 	}
 	for _, ev := range done.Missing {
@@ -129,15 +129,10 @@ func poison(items []item, err error) (int, error) {
 	switch {
 	case errors.As(err, &bad) && bad.Index >= 0 && bad.Index < len(items):
 		return bad.Index, bad.Err
-	case len(items) == 1 && (errors.Is(err, state.ErrMalformed) || isKind(err, fault.TooLarge)):
+	case len(items) == 1 && (errors.Is(err, state.ErrMalformed) || fault.Is(err, fault.TooLarge)):
 		return 0, err
 	}
 	return -1, nil
-}
-
-func isKind(err error, kind fault.Kind) bool {
-	var f *fault.Error
-	return errors.As(err, &f) && f.Kind == kind
 }
 
 // maxMessage is the greatest message that a correct replica sends: the greatest event in its envelope.

@@ -139,7 +139,7 @@ func (r *Replicator) fetch(ctx context.Context, p *peer, users []id.ID) (int, er
 		answer, err = c.Fetch(ctx, req)
 		return err
 	})
-	if len(users) > 1 && (isKind(err, fault.TooLarge) || isKind(err, fault.RateLimited)) { // gRPC has one code for both
+	if len(users) > 1 && (fault.Is(err, fault.TooLarge) || fault.Is(err, fault.RateLimited)) { // gRPC has one code for both
 		n, err := r.fetch(ctx, p, users[:len(users)/2])
 		if err != nil {
 			return n, err

@@ -100,7 +100,7 @@ func storable(text string) string {
 func (r *Replicator) keep(ctx context.Context, m kafka.Message, l store.Letter) (added bool, err error) {
 	limited, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	if _, err := r.store.Letter(limited, l.Name); err == nil || !isKind(err, fault.NotFound) {
+	if _, err := r.store.Letter(limited, l.Name); err == nil || !fault.Is(err, fault.NotFound) {
 		return false, err
 	}
 	copied := kafka.Message{Key: m.Key, Value: m.Value, Headers: append(slices.Clone(m.Headers),

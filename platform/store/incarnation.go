@@ -83,7 +83,7 @@ func lastGiven(ctx context.Context, region, agreed uint16, numbers Numbers) (uin
 	switch {
 	case err == nil:
 		return last, nil
-	case !isKind(err, fault.NoQuorum):
+	case !fault.Is(err, fault.NoQuorum):
 		return 0, err
 	case agreed == 0:
 		return 0, fmt.Errorf("the shards do not agree on an incarnation, so a new one is needed, and that needs a majority of regions: %w", err)

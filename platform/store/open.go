@@ -165,9 +165,4 @@ func (s *Store) each(f func(*shard.Shard) error) error {
 	return errors.Join(errs...)
 }
 
-func isMoved(err error) bool { return isKind(err, fault.SlotMoved) }
-
-func isKind(err error, kind fault.Kind) bool {
-	f := (*fault.Error)(nil)
-	return errors.As(err, &f) && f.Kind == kind
-}
+func isMoved(err error) bool { return fault.Is(err, fault.SlotMoved) }

@@ -47,7 +47,7 @@ func (s *Store) Read(ctx context.Context, from Source, user id.ID, keys ...state
 	err := s.onOwner(ctx, user.Slot(), func(sh *shard.Shard) (err error) {
 		if from == Replica {
 			// A standby that has not heard yet of the incarnation that lives here is of no use.
-			if u, err = s.readUser(ctx, sh.Replica, user, keys); !isKind(err, fault.Unavailable) && !isKind(err, fault.Fenced) {
+			if u, err = s.readUser(ctx, sh.Replica, user, keys); !fault.Is(err, fault.Unavailable) && !fault.Is(err, fault.Fenced) {
 				return err
 			}
 		}

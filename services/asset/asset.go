@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
 	"antipode.example/platform/fault"
@@ -61,7 +60,7 @@ func Complete(rec *assetv1.AssetRecord, c *assetv1.AssetRecord_Content, now time
 	case err != nil:
 		return err
 	case rec.GetState() != assetv1.AssetRecord_STATE_READY:
-		rec.State, rec.Content, rec.UpdateTime = assetv1.AssetRecord_STATE_READY, b, later(rec.GetUpdateTime(), now)
+		rec.State, rec.Content, rec.UpdateTime = assetv1.AssetRecord_STATE_READY, b, record.Later(rec.GetUpdateTime(), now)
 	case !bytes.Equal(rec.GetContent(), b):
 		return fault.New(fault.AlreadyExists, "the asset has its content, which never changes: create another asset")
 	}
@@ -153,13 +152,4 @@ func encode(m proto.Message) ([]byte, error) {
 		return nil, fmt.Errorf("encode a part of an asset: %w", err)
 	}
 	return b, nil
-}
-
-// later is the later of two times; the clocks of the region that set the first may be ahead.
-func later(t *timestamppb.Timestamp, now time.Time) *timestamppb.Timestamp {
-	now = now.Truncate(time.Millisecond)
-	if t != nil && !now.After(t.AsTime()) {
-		return t
-	}
-	return timestamppb.New(now)
 }

@@ -60,7 +60,7 @@ func (s *Service) owner(ctx context.Context, token Refresh) (Credential, error) 
 		}
 	}
 	user, err := s.c.Users.GetCredential(ctx, token.User)
-	if isKind(err, fault.NotFound) {
+	if fault.Is(err, fault.NotFound) {
 		s.counts.refreshes.note(ctx, outcomeEnded)
 		return Credential{}, over().Because(err)
 	}

@@ -70,13 +70,5 @@ func ofAccount(f store.Followed) ([]auth.Revocation, error) {
 	if err := proto.Unmarshal(f.Record.GetBody(), m); err != nil {
 		return nil, fmt.Errorf("read what user %s has revoked: %w", f.User, err)
 	}
-	writes, ok := auth.ReadWrites(m.GetRevocations())
-	all := make([]auth.Revocation, len(writes))
-	for i, w := range writes {
-		all[i] = auth.RequiredWrite(f.User, auth.ServiceSession, w, m.GetRevokeTime().AsTime())
-	}
-	if !ok {
-		return all, fmt.Errorf("user %s has revoked what is not the name of a write: %q", f.User, m.GetRevocations())
-	}
-	return all, nil
+	return auth.RequiredWrites(f.User, auth.ServiceSession, m.GetRevocations(), m.GetRevokeTime().AsTime())
 }

@@ -152,8 +152,3 @@ func (s *Service) ending(ref copies.Ref, rec *sessionv1.SessionRecord, account *
 func over() *fault.Error {
 	return fault.New(fault.Unauthenticated, "the session has ended: sign in again")
 }
-
-func isKind(err error, kind fault.Kind) bool {
-	var f *fault.Error
-	return errors.As(err, &f) && f.Kind == kind
-}

@@ -81,16 +81,7 @@ func coversAll(v causal.Vector, writes []causal.Dot) bool {
 // RevokeAll notes in an account that the write of this name ends all sessions that were made without knowing of it.
 func RevokeAll(account *sessionv1.AccountRecord, write causal.Dot, now time.Time) {
 	account.Revocations = auth.NoteWrite(account.GetRevocations(), write)
-	account.RevokeTime = later(account.GetRevokeTime(), now)
-}
-
-// later is the later of two times; the clocks of the region that set the first may be ahead.
-func later(t *timestamppb.Timestamp, now time.Time) *timestamppb.Timestamp {
-	now = now.Truncate(time.Millisecond)
-	if t != nil && !now.After(t.AsTime()) {
-		return t
-	}
-	return timestamppb.New(now)
+	account.RevokeTime = record.Later(account.GetRevokeTime(), now)
 }
 
 // Refresh is what a use of a refresh token does to a session that has not ended. It returns the token to give, or Stolen, and then the session is revoked from now on. In both
@@ -104,7 +95,7 @@ func (k RefreshKeys) Refresh(rec *sessionv1.SessionRecord, token Refresh, key st
 		return Refresh{}, Stolen
 	case fresh:
 		note(rec, u)
-		rec.LastUseTime = later(rec.GetLastUseTime(), now)
+		rec.LastUseTime = record.Later(rec.GetLastUseTime(), now)
 	case repeated:
 	}
 	return k.Child(token, key), ""

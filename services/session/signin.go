@@ -52,7 +52,7 @@ func (s *Service) SignIn(ctx context.Context, a Attempt, seen copies.SeenFunc) (
 	r, err := s.sessions.Write(ctx, copies.Write{
 		Ref: n.ref, Also: []state.Key{s.accounts.Key(n.ref.User)}, Do: n.write, Keyed: a.Key != "", Remote: a.Remote, Seen: seen(n.ref.User),
 	})
-	if isKind(err, fault.NotFound) || err == nil && n.ended != "" { // a session that was forgotten, or a user
+	if fault.Is(err, fault.NotFound) || err == nil && n.ended != "" { // a session that was forgotten, or a user
 		return SignedIn{Result: r}, over().Because(err)
 	}
 	if err != nil {
@@ -78,7 +78,7 @@ func (s *Service) verify(ctx context.Context, a Attempt) (Credential, error) {
 		}
 	}
 	user, err := s.c.Users.VerifyPassword(ctx, a.Email, a.Password)
-	if isKind(err, fault.Unauthenticated) {
+	if fault.Is(err, fault.Unauthenticated) {
 		s.counts.signIns.note(ctx, outcomeWrong)
 	} else if s.c.Limits != nil && ctx.Err() == nil {
 		s.c.Limits.ReturnSignIn(ctx, account, a.Source)
@@ -91,7 +91,7 @@ func (s *Service) verify(ctx context.Context, a Attempt) (Credential, error) {
 
 // limited counts what was too often.
 func (s *Service) limited(ctx context.Context, counted counter, err error) error {
-	if isKind(err, fault.RateLimited) {
+	if fault.Is(err, fault.RateLimited) {
 		counted.note(ctx, outcomeLimited)
 	}
 	return err

@@ -4,9 +4,6 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
-
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/claims"
@@ -86,16 +83,8 @@ func (c Change) apply(d *state.Draft, rec *userv1.UserRecord) error {
 		setPassword(rec, c.hash, d.Now())
 		endSessions(d, rec)
 	}
-	rec.UpdateTime = later(rec.GetUpdateTime(), d.Now())
+	rec.UpdateTime = record.Later(rec.GetUpdateTime(), d.Now())
 	return nil
-}
-
-// later is the later of two times, to the millisecond; the clock of the region that set the first may be ahead.
-func later(t *timestamppb.Timestamp, now time.Time) *timestamppb.Timestamp {
-	if now = now.Truncate(time.Millisecond); now.After(t.AsTime()) {
-		return timestamppb.New(now)
-	}
-	return t
 }
 
 // RoleChange is a request to say what a user may do.
@@ -120,7 +109,7 @@ func (s *Service) SetRoles(ctx context.Context, c RoleChange, seen copies.Seen) 
 			if takes {
 				endSessions(d, rec)
 			}
-			rec.Roles, rec.UpdateTime = c.Roles, later(rec.GetUpdateTime(), d.Now())
+			rec.Roles, rec.UpdateTime = c.Roles, record.Later(rec.GetUpdateTime(), d.Now())
 			return d.Put(key(c.User), rec)
 		},
 	})

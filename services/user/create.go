@@ -178,7 +178,7 @@ const repeatAfter = 200 * time.Millisecond
 func (n *signUp) insist(ctx context.Context, change func(*state.Draft) error) (store.Written, error) {
 	for {
 		w, err := n.write(ctx, change, false)
-		if !isKind(err, fault.Unavailable, fault.SlotMoved) {
+		if !fault.Is(err, fault.Unavailable, fault.SlotMoved) {
 			return w, err
 		}
 		select {
@@ -236,7 +236,7 @@ func (s *Service) confirm(ctx context.Context, claim claims.Key, user, mark id.I
 // giveBack frees the address of a user who was certainly not written, so that another try need not wait for the lease. A try with a key reserves it for
 // the same id again, and another region's try may already have confirmed it.
 func (n *signUp) giveBack(ctx context.Context, err error) {
-	if n.fingerprint != nil || isKind(err, fault.UnknownOutcome) {
+	if n.fingerprint != nil || fault.Is(err, fault.UnknownOutcome) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

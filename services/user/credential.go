@@ -98,7 +98,7 @@ func (s *Service) holder(ctx context.Context, canonical string, seen copies.Seen
 		}
 	}
 	claim, found, err = s.claim(ctx, canonical, claims.Linearizable)
-	if isKind(err, fault.NoQuorum) {
+	if fault.Is(err, fault.NoQuorum) {
 		return Copy{}, fault.New(fault.NoQuorum, "this region does not know the e-mail address, and a majority of regions, which would, cannot be reached").Because(err)
 	}
 	if err != nil || !found {

@@ -1,7 +1,6 @@
 package user
 
 import (
-	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -11,6 +10,7 @@ import (
 	"antipode.example/platform/auth"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/hlc"
+	"antipode.example/platform/record"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
 )
@@ -18,7 +18,7 @@ import (
 // endSessions notes that this write ends all sessions which were made without knowing of it.
 func endSessions(d *state.Draft, rec *userv1.UserRecord) {
 	rec.Revocations = auth.NoteWrite(rec.GetRevocations(), d.Dot())
-	rec.RevokeTime = later(rec.GetRevokeTime(), d.Now())
+	rec.RevokeTime = record.Later(rec.GetRevokeTime(), d.Now())
 }
 
 // Followed says of which records Revocations has something to say: those of users who were deleted, and those with writes that end sessions. What it cannot read is among them.
@@ -39,18 +39,7 @@ func Revocations(f store.Followed) ([]auth.Revocation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read what user %s has revoked: %w", f.User, err)
 	}
-	var all []auth.Revocation
-	var errs []error
-	for _, text := range u.GetRevocations() {
-		writes, ok := auth.ReadWrites([]string{text})
-		if !ok {
-			errs = append(errs, fmt.Errorf("user %s has revoked what is not the name of a write: %q", f.User, text))
-		}
-		for _, w := range writes {
-			all = append(all, auth.RequiredWrite(f.User, ServiceName, w, u.GetRevokeTime().AsTime()))
-		}
-	}
-	return all, errors.Join(errs...)
+	return auth.RequiredWrites(f.User, ServiceName, u.GetRevocations(), u.GetRevokeTime().AsTime())
 }
 
 // read is the message of a record that has one.

@@ -13,7 +13,6 @@ package user
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"time"
@@ -24,7 +23,6 @@ import (
 	"antipode.example/platform/causal"
 	"antipode.example/platform/claims"
 	"antipode.example/platform/copies"
-	"antipode.example/platform/fault"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
 	"antipode.example/platform/password"
@@ -110,16 +108,3 @@ type (
 )
 
 func key(user id.ID) state.Key { return state.Key{Type: RecordType, ID: user} }
-
-func isKind(err error, kinds ...fault.Kind) bool {
-	var f *fault.Error
-	if !errors.As(err, &f) {
-		return false
-	}
-	for _, k := range kinds {
-		if f.Kind == k {
-			return true
-		}
-	}
-	return false
-}
