@@ -162,7 +162,7 @@ type Asset struct {
 	Height int32 `protobuf:"varint,12,opt,name=height,proto3" json:"height,omitempty"`
 	// When an image was taken, "2006-01-02T15:04:05", by the camera's local time, with its offset ("+01:00") if the camera knew it; shown to the owner and admins. Where it was taken is never kept.
 	CaptureTime string `protobuf:"bytes,13,opt,name=capture_time,json=captureTime,proto3" json:"capture_time,omitempty"`
-	// Smaller copies of an image, without any metadata: "thumb" (256 pixels at the longest side), "small" (640), "large" (1600). None until a worker has made them.
+	// Smaller copies of an image, without any metadata: "thumb" (256 pixels at the longest side), "small" (640), "large" (1600). None until a worker has made them, nor of what no worker can read.
 	Variants []*Variant `protobuf:"bytes,14,rep,name=variants,proto3" json:"variants,omitempty"`
 	// The path at which everybody can fetch the content of a public asset, for ever the same bytes; empty for a private one, and without content.
 	PublicPath string `protobuf:"bytes,15,opt,name=public_path,json=publicPath,proto3" json:"public_path,omitempty"`

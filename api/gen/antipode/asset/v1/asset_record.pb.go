@@ -150,8 +150,10 @@ type AssetRecord struct {
 	UpdateTime   *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// Digest of the request that created the asset, when it came with an idempotency key.
 	RequestFingerprint []byte `protobuf:"bytes,12,opt,name=request_fingerprint,json=requestFingerprint,proto3" json:"request_fingerprint,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The region that took the content, and has it from the beginning; set with READY.
+	UploadRegion  string `protobuf:"bytes,13,opt,name=upload_region,json=uploadRegion,proto3" json:"upload_region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AssetRecord) Reset() {
@@ -266,6 +268,13 @@ func (x *AssetRecord) GetRequestFingerprint() []byte {
 		return x.RequestFingerprint
 	}
 	return nil
+}
+
+func (x *AssetRecord) GetUploadRegion() string {
+	if x != nil {
+		return x.UploadRegion
+	}
+	return ""
 }
 
 // LedgerRecord is one purchase. It belongs to the buyer; its id is made from the purchase's idempotency key, so that a retry, in whichever region, is the same entry. It is written once, whole, and nothing in it
@@ -487,7 +496,9 @@ type AssetRecord_Picture struct {
 	// More than 1 in an animation.
 	Frames int32 `protobuf:"varint,3,opt,name=frames,proto3" json:"frames,omitempty"`
 	// When it was taken, "2006-01-02T15:04:05", by the camera's local time, with its offset ("+01:00") if the camera knew it. Empty if that is not known.
-	CaptureTime   string `protobuf:"bytes,4,opt,name=capture_time,json=captureTime,proto3" json:"capture_time,omitempty"`
+	CaptureTime string `protobuf:"bytes,4,opt,name=capture_time,json=captureTime,proto3" json:"capture_time,omitempty"`
+	// Why nothing was made of it, for good: it is damaged, or beyond the bounds. Empty if all went well.
+	Refusal       string `protobuf:"bytes,5,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -546,6 +557,13 @@ func (x *AssetRecord_Picture) GetFrames() int32 {
 func (x *AssetRecord_Picture) GetCaptureTime() string {
 	if x != nil {
 		return x.CaptureTime
+	}
+	return ""
+}
+
+func (x *AssetRecord_Picture) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
 	}
 	return ""
 }
@@ -615,7 +633,7 @@ var File_antipode_asset_v1_asset_record_proto protoreflect.FileDescriptor
 
 const file_antipode_asset_v1_asset_record_proto_rawDesc = "" +
 	"\n" +
-	"$antipode/asset/v1/asset_record.proto\x12\x11antipode.asset.v1\x1a\x1fantipode/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\n" +
+	"$antipode/asset/v1/asset_record.proto\x12\x11antipode.asset.v1\x1a\x1fantipode/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\n" +
 	"\n" +
 	"\vAssetRecord\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
@@ -634,16 +652,18 @@ const file_antipode_asset_v1_asset_record_proto_rawDesc = "" +
 	"createTime\x12E\n" +
 	"\vupdate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampB\b\x9a\xb8\x18\x04\b\x05\x10\x01R\n" +
 	"updateTime\x129\n" +
-	"\x13request_fingerprint\x18\f \x01(\fB\b\x9a\xb8\x18\x04\b\a\x10\x01R\x12requestFingerprint\x1aX\n" +
+	"\x13request_fingerprint\x18\f \x01(\fB\b\x9a\xb8\x18\x04\b\a\x10\x01R\x12requestFingerprint\x12+\n" +
+	"\rupload_region\x18\r \x01(\tB\x06\x9a\xb8\x18\x02\x10\x01R\fuploadRegion\x1aX\n" +
 	"\aContent\x12\x16\n" +
 	"\x06sha256\x18\x01 \x01(\fR\x06sha256\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12!\n" +
-	"\fcontent_type\x18\x03 \x01(\tR\vcontentType\x1ar\n" +
+	"\fcontent_type\x18\x03 \x01(\tR\vcontentType\x1a\x8c\x01\n" +
 	"\aPicture\x12\x14\n" +
 	"\x05width\x18\x01 \x01(\x05R\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\x05R\x06height\x12\x16\n" +
 	"\x06frames\x18\x03 \x01(\x05R\x06frames\x12!\n" +
-	"\fcapture_time\x18\x04 \x01(\tR\vcaptureTime\x1ay\n" +
+	"\fcapture_time\x18\x04 \x01(\tR\vcaptureTime\x12\x18\n" +
+	"\arefusal\x18\x05 \x01(\tR\arefusal\x1ay\n" +
 	"\aVariant\x12@\n" +
 	"\acontent\x18\x01 \x01(\v2&.antipode.asset.v1.AssetRecord.ContentR\acontent\x12\x14\n" +
 	"\x05width\x18\x02 \x01(\x05R\x05width\x12\x16\n" +

@@ -220,10 +220,10 @@ const file_antipode_user_v1_credential_proto_rawDesc = "" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x122\n" +
 	"\x06vector\x18\x03 \x01(\v2\x1a.antipode.record.v1.VectorR\x06vector\x12\x1b\n" +
 	"\tmax_stamp\x18\x04 \x01(\x06R\bmaxStamp\x129\n" +
-	"\vrevocations\x18\x05 \x03(\v2\x17.antipode.record.v1.DotR\vrevocations2\xe1\x01\n" +
+	"\vrevocations\x18\x05 \x03(\v2\x17.antipode.record.v1.DotR\vrevocations2\xe8\x01\n" +
 	"\x11CredentialService\x12f\n" +
-	"\x0eVerifyPassword\x12'.antipode.user.v1.VerifyPasswordRequest\x1a\x1c.antipode.user.v1.Credential\"\r\xea\xb8\x18\t*\asession\x12d\n" +
-	"\rGetCredential\x12&.antipode.user.v1.GetCredentialRequest\x1a\x1c.antipode.user.v1.Credential\"\r\xea\xb8\x18\t*\asessionB\xbb\x01\n" +
+	"\x0eVerifyPassword\x12'.antipode.user.v1.VerifyPasswordRequest\x1a\x1c.antipode.user.v1.Credential\"\r\xea\xb8\x18\t*\asession\x12k\n" +
+	"\rGetCredential\x12&.antipode.user.v1.GetCredentialRequest\x1a\x1c.antipode.user.v1.Credential\"\x14\xea\xb8\x18\x10*\asession*\x05assetB\xbb\x01\n" +
 	"\x14com.antipode.user.v1B\x0fCredentialProtoP\x01Z0antipode.example/api/gen/antipode/user/v1;userv1\xa2\x02\x03AUX\xaa\x02\x10Antipode.User.V1\xca\x02\x10Antipode\\User\\V1\xe2\x02\x1cAntipode\\User\\V1\\GPBMetadata\xea\x02\x12Antipode::User::V1b\x06proto3"
 
 var (
