@@ -2,6 +2,8 @@ package auth
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"sync"
 	"time"
 )
@@ -38,3 +40,31 @@ func (c *Credentials) GetRequestMetadata(context.Context, ...string) (map[string
 
 // RequireTransportSecurity is false: TLS between services is not there yet, so a token can be read on the wire, and used for the rest of its life.
 func (c *Credentials) RequireTransportSecurity() bool { return false }
+
+// Transport sends each request that goes through base as a service of this region.
+func (c *Credentials) Transport(base http.RoundTripper) http.RoundTripper { return &signing{c, base} }
+
+type signing struct {
+	credentials *Credentials
+	base        http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (s *signing) RoundTrip(r *http.Request) (*http.Response, error) {
+	headers, err := s.credentials.GetRequestMetadata(r.Context())
+	if err != nil {
+		return nil, fmt.Errorf("sign a request: %w", err)
+	}
+	r = r.Clone(r.Context()) // a transport must not change what it is given
+	for name, value := range headers {
+		r.Header.Set(name, value)
+	}
+	return s.base.RoundTrip(r)
+}
+
+// CloseIdleConnections lets http.Client reach those of the transport below.
+func (s *signing) CloseIdleConnections() {
+	if c, ok := s.base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}

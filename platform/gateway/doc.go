@@ -14,5 +14,7 @@
 // the .proto file does and from the request message on ("user.phone_numbers[1]"), whichever way the request came; a name that
 // is not known stands as the caller wrote it.
 //
+// Content that is no message, of any size, is served by handlers of plain HTTP (Plain), which ask RPCs in the same way for what they may do.
+//
 // Not covered: streaming methods over REST; TLS, which belongs to the load balancer; compressed request bodies (415).
 package gateway

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	assetv1 "antipode.example/api/gen/antipode/asset/v1"
 	sessionv1 "antipode.example/api/gen/antipode/session/v1"
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 	"antipode.example/platform/causal"
@@ -166,7 +167,7 @@ func startWith(t *testing.T, access rpc.Access) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.server, err = New(t.Context(), Config{Log: log, Server: server, Register: register, OpenAPI: doc})
+	f.server, err = New(t.Context(), Config{Log: log, Server: server, Register: register, OpenAPI: doc, Plain: photos})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,6 +207,7 @@ func register(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnIn
 	return errors.Join(
 		userv1.RegisterUserServiceHandlerClient(ctx, mux, userv1.NewUserServiceClient(conn)),
 		sessionv1.RegisterSessionServiceHandlerClient(ctx, mux, sessionv1.NewSessionServiceClient(conn)),
+		assetv1.RegisterAssetServiceHandlerClient(ctx, mux, assetv1.NewAssetServiceClient(conn)),
 	)
 }
 

@@ -44,6 +44,8 @@ type Config struct {
 	Server *rpc.Server
 	// Register adds the REST routes: calls of the generated Register…HandlerClient with conn.
 	Register func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error
+	// Plain adds handlers of plain HTTP; may be nil.
+	Plain func(p *Plain)
 	// OpenAPI is served at /openapi.json; none when nil.
 	OpenAPI []byte
 	// MaxBodyBytes limits a REST body; 0 means DefaultMaxBodyBytes.
@@ -59,6 +61,7 @@ type handler struct {
 	log     *slog.Logger
 	grpc    http.Handler
 	rest    *runtime.ServeMux
+	plain   *Plain
 	maxBody int64
 	// draining makes every answer the last on its connection (GOAWAY on HTTP/2). Closing idle connections instead, as
 	// http.Server.SetKeepAlivesEnabled does, loses requests that are under way to them.
@@ -88,6 +91,10 @@ func newHandler(ctx context.Context, cfg Config) (*handler, error) {
 	if err := cfg.Register(ctx, h.rest, strictQuery{cfg.Server.Conn()}); err != nil {
 		return nil, fmt.Errorf("register REST routes: %w", err)
 	}
+	h.plain = &Plain{h: h, mux: http.NewServeMux(), conn: cfg.Server.Conn()}
+	if cfg.Plain != nil {
+		cfg.Plain(h.plain)
+	}
 	if cfg.OpenAPI != nil {
 		if err := h.rest.HandlePath(http.MethodGet, "/openapi.json", document(cfg.OpenAPI)); err != nil {
 			return nil, fmt.Errorf("register /openapi.json: %w", err)
@@ -114,7 +121,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// Set anew for each request: on HTTP/1.1 the last one's would still stand.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime))
+	control := http.NewResponseController(w)
+	if h.plain.serves(r) {
+		_ = control.SetWriteDeadline(time.Time{})
+		h.plain.mux.ServeHTTP(w, r)
+		return
+	}
+	_ = control.SetWriteDeadline(time.Now().Add(answerTime))
 	h.rest.ServeHTTP(w, r)
 }
 
@@ -239,13 +252,14 @@ type probeKey struct{}
 
 // methods are those that the path of r is served with.
 func (h *handler) methods(r *http.Request) []string {
-	var found []string
+	found := h.plain.methods(r)
 	for _, m := range []string{http.MethodDelete, http.MethodGet, http.MethodPatch, http.MethodPost, http.MethodPut} {
 		if h.serves(r, m) {
 			found = append(found, m)
 		}
 	}
-	return found
+	slices.Sort(found)
+	return slices.Compact(found)
 }
 
 func (h *handler) serves(r *http.Request, method string) bool {

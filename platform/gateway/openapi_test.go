@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	assetv1 "antipode.example/api/gen/antipode/asset/v1"
 	sessionv1 "antipode.example/api/gen/antipode/session/v1"
 	userv1 "antipode.example/api/gen/antipode/user/v1"
 )
@@ -56,6 +57,7 @@ func TestOpenAPIMatchesRoutes(t *testing.T) {
 	for _, methods := range []protoreflect.MethodDescriptors{
 		userv1.File_antipode_user_v1_user_proto.Services().ByName("UserService").Methods(),
 		sessionv1.File_antipode_session_v1_session_proto.Services().ByName("SessionService").Methods(),
+		assetv1.File_antipode_asset_v1_asset_proto.Services().ByName("AssetService").Methods(),
 	} {
 		for i := range methods.Len() {
 			bound = append(bound, methods.Get(i))

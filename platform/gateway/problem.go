@@ -35,6 +35,9 @@ func (h *handler) refuseRoute(ctx context.Context, _ *runtime.ServeMux, _ runtim
 	if _, probing := ctx.Value(probeKey{}).(*probe); probing {
 		return
 	}
+	if code == http.StatusNotFound && len(h.plain.methods(r)) > 0 {
+		code = http.StatusMethodNotAllowed
+	}
 	switch code {
 	case http.StatusNotFound:
 		h.write(w, r, fault.New(fault.NotFound, "there is nothing at this path"), 0)

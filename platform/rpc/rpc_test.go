@@ -20,10 +20,12 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
@@ -463,5 +465,35 @@ func TestHealthAndReflection(t *testing.T) {
 	}
 	if _, err := c.Check(t.Context(), &healthv1.HealthCheckRequest{Service: "x"}); fault.FromStatus(err).Kind != fault.NotFound {
 		t.Errorf("unknown service: %v", err)
+	}
+}
+
+// A service that is registered as local is reached from within the process, through the chain, and by nobody else.
+func TestLocal(t *testing.T) {
+	t.Parallel()
+	s, err := rpc.NewServer(rpc.Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	replicationv1.RegisterSyncServiceServer(s.Local(), peer{do: func(context.Context) error { return fault.New(fault.Draining, "going") }})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	t.Cleanup(func() {
+		s.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	_, err = replicationv1.NewSyncServiceClient(s.Conn()).Ping(t.Context(), &replicationv1.PingRequest{})
+	if !fault.Is(err, fault.Draining) {
+		t.Errorf("within the process: %v", err)
+	}
+	_, err = dial(t, rpc.ClientConfig{Addresses: []string{l.Addr().String()}}).Ping(t.Context(), &replicationv1.PingRequest{})
+	if status.Code(err) != codes.Unimplemented {
+		t.Errorf("over gRPC: %v", err)
 	}
 }

@@ -121,17 +121,30 @@ const MaxHeaderBytes = 64 << 10
 // RegisterService adds an implementation; the generated Register…Server functions call it. It compiles the validation rules of all
 // requests, and panics when one does not compile, or when Access does not know who may call the service, as grpc does for an implementation of the wrong type: all are bugs of the program.
 func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	s.grpc.RegisterService(desc, impl)
+	s.add(desc, impl)
+}
+
+// add lets Conn reach an implementation.
+func (s *Server) add(desc *grpc.ServiceDesc, impl any) {
 	if s.access != nil {
 		if err := s.access.Covers(desc.ServiceName); err != nil {
 			panic(fmt.Sprintf("register %s: %v", desc.ServiceName, err))
 		}
 	}
-	s.grpc.RegisterService(desc, impl)
 	s.local.register(desc, impl)
 	if err := s.compileRules(desc.ServiceName); err != nil {
 		panic(fmt.Sprintf("register %s: %v", desc.ServiceName, err))
 	}
 }
+
+// Local registers what is to be reached through Conn only. Otherwise it is like the server itself.
+func (s *Server) Local() grpc.ServiceRegistrar { return within{s} }
+
+type within struct{ s *Server }
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (w within) RegisterService(desc *grpc.ServiceDesc, impl any) { w.s.add(desc, impl) }
 
 // GetServiceInfo is for reflection.
 func (s *Server) GetServiceInfo() map[string]grpc.ServiceInfo { return s.grpc.GetServiceInfo() }

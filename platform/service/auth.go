@@ -11,9 +11,9 @@ import (
 	"antipode.example/platform/lifecycle"
 )
 
-// authenticate is what has to be there to know who calls: keys, connections to the services of the region, what this service has revoked, and what those that it follows have.
-func (p *Process) authenticate() []lifecycle.Component {
-	parts := []lifecycle.Component{
+// rules are the service's own, and what they are made from beside the engines: the keys of access tokens, and connections to the services of the region.
+func (p *Process) rules() []lifecycle.Component {
+	return []lifecycle.Component{
 		{
 			Name: "token keys", Start: p.openAuth,
 			Run: func(ctx context.Context) error { p.auth.Run(ctx); return ctx.Err() },
@@ -26,7 +26,13 @@ func (p *Process) authenticate() []lifecycle.Component {
 			},
 			Stop: func(context.Context) error { return p.neighbours.close() },
 		},
+		{Name: "rules", Start: p.openRules, Stop: p.definition.Close},
 	}
+}
+
+// authenticate is what has to be heard to know whose token is dead: what this service has revoked, and what those that it follows have.
+func (p *Process) authenticate() []lifecycle.Component {
+	var parts []lifecycle.Component
 	if p.definition.Revocations != nil {
 		parts = append(parts, p.publish())
 	}
@@ -77,7 +83,7 @@ func (p *Process) dead(c *auth.Claims) bool {
 }
 
 func (p *Process) guard() (*auth.Guard, error) {
-	services := slices.Clone(p.definition.GRPC)
+	services := slices.Concat(p.definition.GRPC, p.definition.Local)
 	if p.publisher != nil {
 		services = append(services, authv1.RevocationService_ServiceDesc.ServiceName)
 	}

@@ -25,12 +25,14 @@ const (
 	RoleCapture Role = "capture"
 	// RoleReplicate brings other regions' writes here, and answers other regions.
 	RoleReplicate Role = "replicate"
+	// RoleWorker does what a service has to do beside answering requests, in services that have such work. It needs more memory than the others, or other numbers of processes.
+	RoleWorker Role = "worker"
 )
 
 // UnmarshalText reads a role, and refuses others.
 func (r *Role) UnmarshalText(text []byte) error {
-	if *r = Role(text); !slices.Contains([]Role{RoleAPI, RoleCapture, RoleReplicate}, *r) {
-		return fmt.Errorf("must be %s, %s or %s", RoleAPI, RoleCapture, RoleReplicate)
+	if *r = Role(text); !slices.Contains([]Role{RoleAPI, RoleCapture, RoleReplicate, RoleWorker}, *r) {
+		return fmt.Errorf("must be %s, %s, %s or %s", RoleAPI, RoleCapture, RoleReplicate, RoleWorker)
 	}
 	return nil
 }
@@ -97,6 +99,8 @@ type Peer struct {
 	RegionNumber uint16   `koanf:"region_number" config:"required"`
 	Kafka        []string `koanf:"kafka" config:"required"`
 	Sync         []string `koanf:"sync" config:"required"`
+	// API are where its instances of this service listen for clients; needed by services that fetch more from each other than records.
+	API []string `koanf:"api"`
 }
 
 // Neighbour is another service of the same region.
@@ -151,7 +155,7 @@ func (c *Config) check(service string) error {
 			return config.Errorf(key+".region_number", "%d occurs twice", p.RegionNumber)
 		}
 		regions[p.Region], numbers[p.RegionNumber] = true, true
-		addresses[key+".kafka"], addresses[key+".sync"] = p.Kafka, p.Sync
+		addresses[key+".kafka"], addresses[key+".sync"], addresses[key+".api"] = p.Kafka, p.Sync, p.API
 	}
 	services := map[string]bool{}
 	for i, n := range c.Services {

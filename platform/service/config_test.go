@@ -64,7 +64,7 @@ func TestLoad(t *testing.T) {
 		"missing":                {"redis: 198.18.1.5:6379\n", "", "redis: is missing"},
 		"wrong type":             {"region_number: 1\n", "region_number: one\n", "region_number: must be a whole number"},
 		"number too great":       {"region_number: 1\n", "region_number: 65536\n", "region_number: must be a whole number from 0 to 65535"},
-		"unknown role":           {"[api, capture, replicate]", "[api, captain]", "must be api, capture or replicate"},
+		"unknown role":           {"[api, capture, replicate]", "[api, captain]", "must be api, capture, replicate or worker"},
 		"no roles":               {"[api, capture, replicate]", "[]", "roles: is missing"},
 		"other service":          {"service: user", "service: asset", `service: is "asset"`},
 		"address without port":   {"listen: 198.18.1.21:8080", "listen: 198.18.1.21", `listen: "198.18.1.21" is not an address and port`},

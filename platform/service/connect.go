@@ -124,12 +124,15 @@ func (p *Process) published(ctx context.Context) error {
 	return nil
 }
 
-// refresh puts users into the cache that came from other regions.
+// refresh puts users into the cache that came from other regions, and tells the service of them.
 func (p *Process) refresh(ctx context.Context, users map[id.ID]store.Written) {
 	for u, w := range users {
 		if err := copies.Put(ctx, p.cache, u, w); err != nil {
 			p.log.ErrorContext(ctx, "copy is not cached", slog.String("user_id", u.String()), slog.Any("error", err))
 		}
+	}
+	if p.definition.Applied != nil {
+		p.definition.Applied(ctx, users)
 	}
 }
 

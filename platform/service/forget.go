@@ -15,12 +15,8 @@ func (p *Process) forget() lifecycle.Component {
 	return lifecycle.Component{
 		Name: "forget",
 		Start: func(context.Context) (err error) {
-			regions := takeover.New(p.cfg.RegionNumber, p.peers)
-			if err := regions.Measure(p.meter()); err != nil {
-				return err
-			}
 			f, err = forget.New(forget.Config{
-				Deleted: p.deleted, Acts: regions.Acts, Forget: p.definition.Forget, Exists: p.definition.Exists, Users: p.store.Users, May: p.home.synced.Load,
+				Deleted: p.deleted, Acts: p.takeover.Acts, Forget: p.definition.Forget, Exists: p.definition.Exists, Users: p.store.Users, May: p.home.synced.Load,
 				Leases: p.leases, Log: p.log, Meter: p.meter(),
 			})
 			return err

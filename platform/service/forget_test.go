@@ -45,6 +45,9 @@ func TestDeletedUsersAreForgotten(t *testing.T) {
 		}
 	}
 	stays, west, east, gone := signUp(), signUp(), signUp(), signUp()
+	if got := users.toldOf(stays); !slices.Equal(got, []string{"eu-west"}) {
+		t.Errorf("of a user of us-east were told %v", got)
+	}
 	deletedIn("eu-west", west)
 	servicetest.Eventually(t, "nobody keeps the user", func() bool { return !kept(sessions, "us-east", west) && !kept(sessions, "eu-west", west) })
 	deletedIn("us-east", east)

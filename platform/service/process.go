@@ -1,9 +1,9 @@
 // Package service is one process of a service: what stands around the rules of any service, so that each keeps only what is particular to it.
 //
-// It owns the configuration file, the command line (serve, migrate, sync, digest), the keys that all services have, the connections to the engines, the roles api, capture and
-// replicate, the admin and peer servers, and the order in which all of that starts and stops. A service fills in a Definition and a Program; see services/user/app.
+// It owns the configuration file, the command line (serve, migrate, sync, digest), the keys that all services have, the connections to the engines, the roles api, capture,
+// replicate and worker, the admin and peer servers, and the order in which all of that starts and stops. A service fills in a Definition and a Program; see services/user/app.
 //
-// The port for clients asks who calls. For that a process needs the keys of access tokens, without which it does not start, and nothing of another service: until it has heard what the services that it
+// A process signs what it asks of others, and the port for clients asks who calls. For that it needs the keys of access tokens, without which it does not start, and nothing of another service: until it has heard what the services that it
 // follows have revoked, it judges tokens by their signatures alone (ADR 0011). What its own service has revoked it reads from the region's shards before it serves, from those that answer.
 //
 // It guarantees that a process serves nobody before its region has what it may have forgotten, that it ends when another incarnation lives in the region's shards, that it
@@ -30,6 +30,7 @@ import (
 	"antipode.example/platform/cache"
 	"antipode.example/platform/capture"
 	"antipode.example/platform/copies"
+	"antipode.example/platform/gateway"
 	"antipode.example/platform/global"
 	"antipode.example/platform/health"
 	"antipode.example/platform/hlc"
@@ -42,10 +43,11 @@ import (
 	"antipode.example/platform/replicate"
 	"antipode.example/platform/shard"
 	"antipode.example/platform/store"
+	"antipode.example/platform/takeover"
 	"antipode.example/platform/telemetry"
 )
 
-// Definition is what one service has of its own. MayRestore, Projections, Followed with Revocations, Follows, Forget with Exists, Background and Interceptors may be nil.
+// Definition is what one service has of its own. What is not needed may be nil: MayRestore, Projections, Followed with Revocations, Follows, Forget with Exists, Close, Applied, Local with RegisterLocal, Plain, Interceptors, and components.
 type Definition struct {
 	// Registry knows the service's record types, and Projections what lists show of them, by type.
 	Registry    *record.Registry
@@ -54,6 +56,15 @@ type Definition struct {
 	MayRestore func(ctx context.Context, user id.ID, c *recordv1.Conflict) error
 	// Followed names the records that revoke access tokens; see store.Options.
 	Followed func(rec *recordv1.Record) bool
+
+	// Open makes the service's rules, once everything in Parts is open and before anything below is used; Close, once nothing uses them any more, releases what it opened.
+	Open  func(ctx context.Context, p *Parts) error
+	Close func(ctx context.Context) error
+
+	// Work is what the role worker runs, and Replicating what the role replicate runs before it brings anything here.
+	Work, Replicating []lifecycle.Component
+	// Applied is told of the users that came from other regions, and of those of their records that changed, in a process of the role replicate. It must not take long: until it returns, nothing more comes.
+	Applied func(ctx context.Context, users map[id.ID]store.Written)
 
 	// What follows is for processes of the role api.
 
@@ -67,9 +78,12 @@ type Definition struct {
 	Forget, Exists func(ctx context.Context, user id.ID) error
 	// GRPC are the full names of the gRPC services that Register adds, each RPC with its option antipode.auth.v1.access. Clients may ask their health.
 	GRPC []string
-	// Open makes the service's rules, once everything in Parts is open and before Background, Register and Gateway are used.
-	Open func(ctx context.Context, p *Parts) error
-	// Background is work of the service's own. It starts after Open, and stops after the last request.
+	// Local are the full names of those that RegisterLocal adds, in the same way, for Plain handlers: nobody else reaches them.
+	Local         []string
+	RegisterLocal func(grpc.ServiceRegistrar)
+	// Plain adds handlers of plain HTTP to the port for clients: for content, which is no message.
+	Plain func(p *gateway.Plain)
+	// Background is work of the service's own. It stops after the last request.
 	Background []lifecycle.Component
 	// Register adds the service's implementations to the server for clients, and Gateway their routes to the REST front.
 	Register func(grpc.ServiceRegistrar)
@@ -105,6 +119,13 @@ type Parts struct {
 	Global *global.Store
 	// Replicator knows what other regions have; nil in a region without peers.
 	Replicator *replicate.Replicator
+	// Acts reports whether this region does the background work of a region, by its number, for now; see takeover.Rule.
+	Acts func(origin uint16) bool
+	// Synced is false while the region has forgotten something, and must do nothing that rests on what it has not.
+	Synced func() bool
+	// Events is this region's log, and Topic that of the service's events in it.
+	Events *kafka.Cluster
+	Topic  string
 }
 
 // Process is one process of a service, with the roles of its configuration. Run it once.
@@ -130,6 +151,7 @@ type Process struct {
 	clockGuard *clockGuard
 	captures   map[string]*capture.Capture // by shard
 
+	takeover   *takeover.Rule
 	auth       *auth.Keys
 	neighbours *neighbours
 	publisher  *auth.Publisher // nil in a service that revokes nothing
@@ -164,11 +186,18 @@ func (p *Process) Run(ctx context.Context) error {
 	parts := []lifecycle.Component{p.telemeter(), p.adminServer()}
 	parts = append(parts, p.stores()...)
 	parts = append(parts, lifecycle.Component{Name: "home", Start: p.startHome, Run: p.watchHome})
+	parts = append(parts, p.rules()...)
+	if !p.cfg.has(RoleReplicate) {
+		parts = append(parts, p.hear())
+	}
 	if p.cfg.has(RoleCapture) {
 		parts = append(parts, p.capture()...)
 	}
 	if p.cfg.has(RoleReplicate) {
 		parts = append(parts, p.replicate()...)
+	}
+	if p.cfg.has(RoleWorker) {
+		parts = append(parts, p.definition.Work...)
 	}
 	if p.cfg.has(RoleAPI) {
 		parts = append(parts, p.api()...)
@@ -204,13 +233,17 @@ func (p *Process) meter() metric.Meter { return p.telemetry.Meters.Meter("antipo
 
 // openRules hands the service what is open.
 func (p *Process) openRules(ctx context.Context) error {
+	p.takeover = takeover.New(p.cfg.RegionNumber, p.peers)
+	if err := p.takeover.Measure(p.meter()); err != nil {
+		return err
+	}
 	limits, err := limit.New(limit.Config{Client: p.redis, Prefix: "antipode:" + p.cfg.Service + ":limit:", Log: p.log, Meter: p.meter()})
 	if err != nil {
 		return err
 	}
 	parts := &Parts{
 		Config: &p.cfg, Log: p.log, Clock: p.clock, Meter: p.meter(), Keys: p.keys, Store: p.store, Limits: limits, Leases: p.leases, Global: p.global,
-		Auth: p.auth, Dead: p.dead, Service: p.neighbours.connect,
+		Auth: p.auth, Dead: p.dead, Service: p.neighbours.connect, Acts: p.takeover.Acts, Synced: p.home.synced.Load, Events: p.events, Topic: p.cfg.topic(),
 		Copies: copies.Config{
 			Region: p.cfg.Region, Store: p.store, Cache: p.cache, Registry: p.definition.Registry, Closed: p.home.isClosed, MayWrite: p.clockGuard.mayWrite,
 		},

@@ -37,6 +37,7 @@ type sampled struct {
 	mu        sync.Mutex
 	parts     map[string]*Parts  // by region
 	forgotten map[id.ID][]string // in which regions
+	told      map[id.ID][]string // in which regions the service was told of the user as of one that came from another
 }
 
 func newSampled(t *testing.T, name string) *sampled {
@@ -49,7 +50,7 @@ func newSampled(t *testing.T, name string) *sampled {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &sampled{name: name, registry: r, parts: map[string]*Parts{}, forgotten: map[id.ID][]string{}}
+	return &sampled{name: name, registry: r, parts: map[string]*Parts{}, forgotten: map[id.ID][]string{}, told: map[id.ID][]string{}}
 }
 
 // service runs it; it follows another one.
@@ -63,7 +64,8 @@ func (s *sampled) service(follows string) servicetest.Service {
 			}
 			d := Definition{
 				Registry: s.registry, Followed: followed, Revocations: s.revocations, Follows: []string{follows, "asset"},
-				GRPC: []string{userv1.UserService_ServiceDesc.ServiceName},
+				GRPC:    []string{userv1.UserService_ServiceDesc.ServiceName},
+				Applied: func(_ context.Context, users map[id.ID]store.Written) { s.applied(cfg.Region, users) },
 				Open: func(_ context.Context, parts *Parts) error {
 					s.mu.Lock()
 					defer s.mu.Unlock()
@@ -86,6 +88,23 @@ func (s *sampled) service(follows string) servicetest.Service {
 			return p.Run(ctx)
 		},
 	}
+}
+
+func (s *sampled) applied(region string, users map[id.ID]store.Written) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for u, w := range users {
+		if len(w.Records) > 0 && !slices.Contains(s.told[u], region) {
+			s.told[u] = append(s.told[u], region)
+		}
+	}
+}
+
+// toldOf are the regions in which the service was told of a user.
+func (s *sampled) toldOf(user id.ID) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.told[user])
 }
 
 // in are the parts of the process in a region.

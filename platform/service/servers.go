@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -116,7 +117,7 @@ func (p *Process) ensureTopics(ctx context.Context) error {
 func (p *Process) replicate() []lifecycle.Component {
 	var server *rpc.Server
 	var listener net.Listener
-	return []lifecycle.Component{
+	return append(slices.Clone(p.definition.Replicating), []lifecycle.Component{
 		{Name: "replicate", Run: func(ctx context.Context) error { p.replicator.Run(ctx); return ctx.Err() }},
 		{Name: "catch up", Run: p.catchUp},
 		{
@@ -139,19 +140,19 @@ func (p *Process) replicate() []lifecycle.Component {
 			Run:  func(context.Context) error { return server.Serve(listener) },
 			Stop: func(ctx context.Context) error { return server.Shutdown(ctx) },
 		},
-	}
+	}...)
+}
+
+// hear listens to the other regions where nothing else does, to know their clocks, and which of them are silent.
+func (p *Process) hear() lifecycle.Component {
+	return lifecycle.Component{Name: "hear", Run: func(ctx context.Context) error { p.replicator.Hear(ctx); return ctx.Err() }}
 }
 
 // api serves clients.
 func (p *Process) api() []lifecycle.Component {
 	var front *gateway.Server
 	var listener net.Listener
-	parts := append(p.authenticate(), lifecycle.Component{Name: "rules", Start: p.openRules})
-	if !p.cfg.has(RoleReplicate) {
-		// Else nobody here knows the clocks of other regions, and which of them are silent.
-		parts = append(parts, lifecycle.Component{Name: "hear", Run: func(ctx context.Context) error { p.replicator.Hear(ctx); return ctx.Err() }})
-	}
-	parts = append(parts, p.definition.Background...)
+	parts := append(p.authenticate(), p.definition.Background...)
 	if p.definition.Forget != nil {
 		parts = append(parts, p.forget())
 	}
@@ -191,6 +192,9 @@ func (p *Process) front(ctx context.Context) (*gateway.Server, error) {
 		return nil, err
 	}
 	p.definition.Register(server)
+	if p.definition.RegisterLocal != nil {
+		p.definition.RegisterLocal(server.Local())
+	}
 	if p.publisher != nil {
 		authv1.RegisterRevocationServiceServer(server, p.publisher)
 	}
@@ -198,6 +202,6 @@ func (p *Process) front(ctx context.Context) (*gateway.Server, error) {
 	reflection.Register(server)
 	return gateway.New(ctx, gateway.Config{
 		Log: p.log, Server: server, OpenAPI: p.definition.OpenAPI, Lameduck: lameduck, Drain: p.monitor.SetDraining,
-		Register: p.definition.Gateway,
+		Register: p.definition.Gateway, Plain: p.definition.Plain,
 	})
 }

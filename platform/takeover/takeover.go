@@ -5,7 +5,7 @@
 // dead. A region that dies is followed after the time that its silence needs to be noticed (2 s) and After. If then that follower dies, too, the same time passes again.
 //
 // A process that has just started takes everyone to be alive for After, for it has not listened yet. Only a process that hears other regions can know of silence: for replicate.Replicator.Peers, one in which Run or
-// Hear runs, as in those with the roles replicate or api. In any other, everyone seems silent for as long as it lives, and it would act for all.
+// Hear runs, as in those of package service. In any other, everyone seems silent for as long as it lives, and it would act for all.
 package takeover
 
 import (

@@ -41,6 +41,8 @@ type Service struct {
 	GRPC string
 	// Keys are the names of the key files that only this service has; each gets one key.
 	Keys []string
+	// Roles are those of each process; none means api, capture and replicate.
+	Roles []string
 	// More are lines of the configuration that only this service has. A service that runs alone may name neighbours in them (services), such as a server of the test.
 	More string
 	// Run is one process, with a configuration file, until ctx ends. Main is the command line.
@@ -48,7 +50,14 @@ type Service struct {
 	Main func(ctx context.Context, args []string, stdout, stderr io.Writer) error
 }
 
-// Instance is one region with one process, which runs all roles.
+func (s Service) roles() []string {
+	if len(s.Roles) == 0 {
+		return []string{"api", "capture", "replicate"}
+	}
+	return s.Roles
+}
+
+// Instance is one region with one process, which runs all roles of its service.
 type Instance struct {
 	// Name is the region's.
 	Name string
@@ -177,7 +186,7 @@ func (r *Instance) writeConfig(t *testing.T, w *world, all [][]*Instance) {
 	t.Helper()
 	number := r.Engines.Number
 	var b strings.Builder
-	fmt.Fprintf(&b, "service: %s\nregion: %s\nregion_number: %d\ninstance: a\nroles: [api, capture, replicate]\n", r.service.Name, r.Name, number)
+	fmt.Fprintf(&b, "service: %s\nregion: %s\nregion_number: %d\ninstance: a\nroles: [%s]\n", r.service.Name, r.Name, number, strings.Join(r.service.roles(), ", "))
 	fmt.Fprintf(&b, "listen: %[1]s:8080\npeer_listen: %[1]s:9080\nadmin_listen: %[1]s:9090\nkeys_dir: %[2]s\n", r.Address, w.keysDir)
 	fmt.Fprintf(&b, "global_etcd: [%s]\nregional_etcd: [%s]\nredis: %s\n", w.global.Endpoints()[0], r.site.regional.Endpoints()[0], r.Engines.Redis.Addr)
 	fmt.Fprintf(&b, "kafka: {brokers: [%s], partitions: 8}\ndatabase: {name: %s, user: postgres}\nshards:\n", r.site.broker.Address, r.service.Name)
@@ -188,7 +197,7 @@ func (r *Instance) writeConfig(t *testing.T, w *world, all [][]*Instance) {
 	for _, o := range slices.Concat(all...) {
 		switch {
 		case o.service.Name == r.service.Name && o != r:
-			fmt.Fprintf(&b, "peers:\n  - {region: %s, region_number: %d, kafka: [%s], sync: [%s:9080]}\n", o.Name, o.Engines.Number, o.site.broker.Address, o.Address)
+			fmt.Fprintf(&b, "peers:\n  - {region: %s, region_number: %d, kafka: [%s], sync: [%[4]s:9080], api: [%[4]s:8080]}\n", o.Name, o.Engines.Number, o.site.broker.Address, o.Address)
 		case o.service.Name != r.service.Name && o.Name == r.Name:
 			neighbours = append(neighbours, o)
 		}
