@@ -62,9 +62,13 @@ func Complete(rec *assetv1.AssetRecord, c *assetv1.AssetRecord_Content, now time
 	case rec.GetState() != assetv1.AssetRecord_STATE_READY:
 		rec.State, rec.Content, rec.UpdateTime = assetv1.AssetRecord_STATE_READY, b, record.Later(rec.GetUpdateTime(), now)
 	case !bytes.Equal(rec.GetContent(), b):
-		return fault.New(fault.AlreadyExists, "the asset has its content, which never changes: create another asset")
+		return hasContent()
 	}
 	return nil
+}
+
+func hasContent() *fault.Error {
+	return fault.New(fault.AlreadyExists, "the asset has its content, which never changes: create another asset")
 }
 
 // Picture is what is known of an asset's content as an image; nil while nothing is.
