@@ -21,6 +21,8 @@ type Mask struct {
 	Changeable []string
 	// Required are those of them that cannot be cleared, so that "*" leaves them alone where the patch has none.
 	Required []string
+	// Naming are fields that say which resource is meant, beside its id. They change nothing, and may stand in the mask, as `etag` may.
+	Naming []string
 }
 
 // Paths are the record's fields that an update writes, sorted: those that the mask names (AIP-134), or without one those that are set in the patch: the resource with the values that
@@ -42,7 +44,7 @@ func (m Mask) Paths(mask *fieldmaskpb.FieldMask, patch proto.Message) ([]string,
 		switch {
 		case !ok:
 			bad = bad.With(maskField, "%q is not a field of %s", path, m.A)
-		case name == "etag":
+		case name == "etag", slices.Contains(m.Naming, name):
 		case !slices.Contains(m.Changeable, top):
 			bad = bad.With(maskField, "%q is filled by the server", path)
 		default:

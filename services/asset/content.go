@@ -3,6 +3,7 @@ package asset
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"net/url"
@@ -28,9 +29,7 @@ const (
 
 // PublicPath is where everybody may fetch content of a public asset. It has the content's hash, so that it never leads to other bytes, and ends with the name of a file.
 func PublicPath(ref copies.Ref, name string, c *assetv1.AssetRecord_Content) string {
-	sum := blob.Sum{}
-	copy(sum[:], c.GetSha256())
-	return publicPath + sum.String() + "/" + ref.User.String() + "/" + ref.ID.String() + "/" + url.PathEscape(media.FileName(name, media.Type(c.GetContentType())))
+	return publicPath + hex.EncodeToString(c.GetSha256()) + "/" + ref.User.String() + "/" + ref.ID.String() + "/" + url.PathEscape(media.FileName(name, media.Type(c.GetContentType())))
 }
 
 // Download is content of an asset that somebody asked for. Without Content there is none that he may have.

@@ -5,7 +5,8 @@
 // source: antipode/asset/v1/asset.proto
 
 // Package antipode.asset.v1 is the asset service. What travels beside the messages is what antipode.user.v1 describes; an idempotency key is heeded by CreateAsset and needed by PurchaseAsset. Content travels as plain
-// HTTP, not in these messages: uploads at PUT /v1/assets/{id}/content or, resumably, at /v1/uploads/; downloads at GET /v1/assets/{id}/content, and of public assets at the addresses that an asset names.
+// HTTP, not in these messages: uploads at PUT /v1/assets/{id}/content or, resumably, at /v1/uploads/; downloads at GET /v1/assets/{id}/content, of public assets at the addresses that an asset names,
+// and at signed URLs, which are GET /v1/signed/{owner_id}/{asset_id}/{variant} with a signature; there the content itself is the variant "original".
 
 package assetv1
 
@@ -701,7 +702,7 @@ type UpdateAssetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `id` and `owner_id` name the asset; `etag`, when set, must be current.
 	Asset *Asset `protobuf:"bytes,1,opt,name=asset,proto3" json:"asset,omitempty"`
-	// Fields to change, for example "name" or "price". Over REST, when left out, the fields that stand in the body.
+	// Fields to change, for example "name" or "price", which is always changed as a whole. Over REST, when left out, the fields that stand in the body.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -897,7 +898,7 @@ func (x *CreateSignedUrlRequest) GetFileName() string {
 
 type SignedUrl struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Path and query, for whichever region's address: whoever has it may fetch the content with GET or HEAD. Nothing in it can be changed or added.
+	// Path (/v1/signed/…) and query, for whichever region's address: whoever has it may fetch the content with GET or HEAD. Nothing in it can be changed or added.
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -5,7 +5,8 @@
 // source: antipode/asset/v1/asset.proto
 
 // Package antipode.asset.v1 is the asset service. What travels beside the messages is what antipode.user.v1 describes; an idempotency key is heeded by CreateAsset and needed by PurchaseAsset. Content travels as plain
-// HTTP, not in these messages: uploads at PUT /v1/assets/{id}/content or, resumably, at /v1/uploads/; downloads at GET /v1/assets/{id}/content, and of public assets at the addresses that an asset names.
+// HTTP, not in these messages: uploads at PUT /v1/assets/{id}/content or, resumably, at /v1/uploads/; downloads at GET /v1/assets/{id}/content, of public assets at the addresses that an asset names,
+// and at signed URLs, which are GET /v1/signed/{owner_id}/{asset_id}/{variant} with a signature; there the content itself is the variant "original".
 
 package assetv1
 
@@ -54,13 +55,14 @@ type AssetServiceClient interface {
 	// DeleteAsset deletes an asset for good: the deletion wins over every concurrent change, and the id is never used again. Purchases of it stay in their buyers' ledgers. Copies that a cache or a browser has are out of
 	// reach. Errors: `not_found`; `etag_mismatch`.
 	DeleteAsset(ctx context.Context, in *DeleteAssetRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
-	// CreateSignedUrl makes an address at which anybody may fetch an asset's content for a while, in any region, without a token: for the owner, for admins and for those who bought the asset. It cannot be taken back
-	// before it expires, but by deleting the asset. Errors: `invalid`; `not_found`, also for an asset that the caller may not see or that has no content yet, or not that variant.
+	// CreateSignedUrl makes an address at which anybody may fetch an asset's content for a while, without a token, in any region that has heard of the asset: for the owner, for admins and for those who bought the asset. It
+	// cannot be taken back before it expires, but by deleting the asset. Errors: `invalid`; `not_found`, also for an asset that the caller may not see or that has no content yet, or not that variant; `forbidden`, for
+	// an asset that the caller sees only because it is public: the address would outlive that.
 	CreateSignedUrl(ctx context.Context, in *CreateSignedUrlRequest, opts ...grpc.CallOption) (*SignedUrl, error)
 	// PurchaseAsset notes in the caller's ledger that the caller bought an asset, at the price that the request names; no money moves here. It needs an idempotency key: a retry with it, in whichever region and however
 	// often, is one purchase. Of two different requests with one key, made at the same time in regions that could not see each other, one stays, everywhere the same one, and the other is listed as a conflict.
-	// Errors: `invalid`, also without a key, for an asset of the caller's own or one that is not for sale, and when the price is not the asset's in this region; `not_found`; `key_reused` when the key came with
-	// another asset or price before.
+	// Who knows the id of a private asset that is for sale can buy it. Errors: `invalid`, also without a key, for an asset of the caller's own or one that is not for sale, and when the price is not the asset's in this
+	// region; `not_found`, also for an asset that is not for sale and that the caller may not see; `key_reused` when the key came with another asset or price before.
 	PurchaseAsset(ctx context.Context, in *PurchaseAssetRequest, opts ...grpc.CallOption) (*Purchase, error)
 	// ListPurchases pages through the ledger of one buyer by (create_time, id), with its sum.
 	ListPurchases(ctx context.Context, in *ListPurchasesRequest, opts ...grpc.CallOption) (*ListPurchasesResponse, error)
@@ -187,13 +189,14 @@ type AssetServiceServer interface {
 	// DeleteAsset deletes an asset for good: the deletion wins over every concurrent change, and the id is never used again. Purchases of it stay in their buyers' ledgers. Copies that a cache or a browser has are out of
 	// reach. Errors: `not_found`; `etag_mismatch`.
 	DeleteAsset(context.Context, *DeleteAssetRequest) (*emptypb.Empty, error)
-	// CreateSignedUrl makes an address at which anybody may fetch an asset's content for a while, in any region, without a token: for the owner, for admins and for those who bought the asset. It cannot be taken back
-	// before it expires, but by deleting the asset. Errors: `invalid`; `not_found`, also for an asset that the caller may not see or that has no content yet, or not that variant.
+	// CreateSignedUrl makes an address at which anybody may fetch an asset's content for a while, without a token, in any region that has heard of the asset: for the owner, for admins and for those who bought the asset. It
+	// cannot be taken back before it expires, but by deleting the asset. Errors: `invalid`; `not_found`, also for an asset that the caller may not see or that has no content yet, or not that variant; `forbidden`, for
+	// an asset that the caller sees only because it is public: the address would outlive that.
 	CreateSignedUrl(context.Context, *CreateSignedUrlRequest) (*SignedUrl, error)
 	// PurchaseAsset notes in the caller's ledger that the caller bought an asset, at the price that the request names; no money moves here. It needs an idempotency key: a retry with it, in whichever region and however
 	// often, is one purchase. Of two different requests with one key, made at the same time in regions that could not see each other, one stays, everywhere the same one, and the other is listed as a conflict.
-	// Errors: `invalid`, also without a key, for an asset of the caller's own or one that is not for sale, and when the price is not the asset's in this region; `not_found`; `key_reused` when the key came with
-	// another asset or price before.
+	// Who knows the id of a private asset that is for sale can buy it. Errors: `invalid`, also without a key, for an asset of the caller's own or one that is not for sale, and when the price is not the asset's in this
+	// region; `not_found`, also for an asset that is not for sale and that the caller may not see; `key_reused` when the key came with another asset or price before.
 	PurchaseAsset(context.Context, *PurchaseAssetRequest) (*Purchase, error)
 	// ListPurchases pages through the ledger of one buyer by (create_time, id), with its sum.
 	ListPurchases(context.Context, *ListPurchasesRequest) (*ListPurchasesResponse, error)

@@ -586,13 +586,15 @@ const file_antipode_asset_v1_content_proto_rawDesc = "" +
 	"\x13BeginUploadResponse\x12\x1b\n" +
 	"\tmax_bytes\x18\x01 \x01(\x03R\bmaxBytes\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x19\n" +
-	"\bowner_id\x18\x03 \x01(\tR\aownerId\"\x91\x01\n" +
+	"\bowner_id\x18\x03 \x01(\tR\aownerId\"\xf2\x01\n" +
 	"\x15CompleteUploadRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
-	"\bowner_id\x18\x02 \x01(\tR\aownerId\x12\x16\n" +
-	"\x06sha256\x18\x03 \x01(\fR\x06sha256\x12\x12\n" +
-	"\x04size\x18\x04 \x01(\x03R\x04size\x12!\n" +
-	"\fcontent_type\x18\x05 \x01(\tR\vcontentType2\xdf\x04\n" +
+	"\bowner_id\x18\x02 \x01(\tR\aownerId\x12\x1f\n" +
+	"\x06sha256\x18\x03 \x01(\fB\a\xbaH\x04z\x02h R\x06sha256\x12\x1b\n" +
+	"\x04size\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x04size\x12p\n" +
+	"\fcontent_type\x18\x05 \x01(\tBM\xbaHJrHR\n" +
+	"image/jpegR\timage/pngR\timage/gifR\n" +
+	"image/webpR\x18application/octet-streamR\vcontentType2\xdf\x04\n" +
 	"\x0eContentService\x12V\n" +
 	"\n" +
 	"GetContent\x12$.antipode.asset.v1.GetContentRequest\x1a\x1a.antipode.asset.v1.Content\"\x06\xea\xb8\x18\x02\x10\x01\x12b\n" +

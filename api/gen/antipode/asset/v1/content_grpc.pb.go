@@ -35,9 +35,9 @@ const (
 // ContentService decides who may read and write content, and what is said of it. Content itself travels as plain HTTP: its handlers ask here first, within the process, on behalf of their caller, and so through everything that
 // all requests go through. It is not served over gRPC, and has no JSON.
 type ContentServiceClient interface {
-	// GetContent is for GET and HEAD of /v1/assets/{id}/content without a signature: whoever sees an asset's content with his token. Errors: `not_found`, also for what the caller may not see, and without content; `token_ahead`.
+	// GetContent is for GET and HEAD of /v1/assets/{id}/content: whoever sees an asset's content with his token. Errors: `not_found`, also for what the caller may not see, and without content; `token_ahead`.
 	GetContent(ctx context.Context, in *GetContentRequest, opts ...grpc.CallOption) (*Content, error)
-	// GetSignedContent is for the same with a signature. Errors: `forbidden`, when the address was not made here or has expired; `not_found`.
+	// GetSignedContent is for GET and HEAD of /v1/signed/{owner_id}/{asset_id}/{variant}, where the content itself is the variant "original". Errors: `forbidden`, when the address was not made here or has expired; `not_found`.
 	GetSignedContent(ctx context.Context, in *GetSignedContentRequest, opts ...grpc.CallOption) (*Content, error)
 	// GetPublicContent is for GET and HEAD of /v1/public/{sha256}/{owner_id}/{asset_id}/{name}. Errors: `not_found`, also when the asset is private, or its content, or a variant, is not this.
 	GetPublicContent(ctx context.Context, in *GetPublicContentRequest, opts ...grpc.CallOption) (*Content, error)
@@ -125,9 +125,9 @@ func (c *contentServiceClient) CompleteUpload(ctx context.Context, in *CompleteU
 // ContentService decides who may read and write content, and what is said of it. Content itself travels as plain HTTP: its handlers ask here first, within the process, on behalf of their caller, and so through everything that
 // all requests go through. It is not served over gRPC, and has no JSON.
 type ContentServiceServer interface {
-	// GetContent is for GET and HEAD of /v1/assets/{id}/content without a signature: whoever sees an asset's content with his token. Errors: `not_found`, also for what the caller may not see, and without content; `token_ahead`.
+	// GetContent is for GET and HEAD of /v1/assets/{id}/content: whoever sees an asset's content with his token. Errors: `not_found`, also for what the caller may not see, and without content; `token_ahead`.
 	GetContent(context.Context, *GetContentRequest) (*Content, error)
-	// GetSignedContent is for the same with a signature. Errors: `forbidden`, when the address was not made here or has expired; `not_found`.
+	// GetSignedContent is for GET and HEAD of /v1/signed/{owner_id}/{asset_id}/{variant}, where the content itself is the variant "original". Errors: `forbidden`, when the address was not made here or has expired; `not_found`.
 	GetSignedContent(context.Context, *GetSignedContentRequest) (*Content, error)
 	// GetPublicContent is for GET and HEAD of /v1/public/{sha256}/{owner_id}/{asset_id}/{name}. Errors: `not_found`, also when the asset is private, or its content, or a variant, is not this.
 	GetPublicContent(context.Context, *GetPublicContentRequest) (*Content, error)
