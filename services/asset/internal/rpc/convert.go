@@ -97,7 +97,9 @@ func variants(c asset.Copy) ([]*assetv1.Variant, error) {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		list = append(list, variant(c.Ref, c.Record, name, all[name]))
 	}
-	slices.SortStableFunc(list, func(a, b *assetv1.Variant) int { return cmp.Compare(max(a.GetWidth(), a.GetHeight()), max(b.GetWidth(), b.GetHeight())) })
+	slices.SortStableFunc(list, func(a, b *assetv1.Variant) int {
+		return cmp.Compare(max(a.GetWidth(), a.GetHeight()), max(b.GetWidth(), b.GetHeight()))
+	})
 	return list, nil
 }
 

@@ -1,0 +1,96 @@
+// Package app puts the asset service together: its rules, its API, and what it has of its own in a process of package service.
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+
+	assetv1 "antipode.example/api/gen/antipode/asset/v1"
+	"antipode.example/api/openapi"
+	"antipode.example/platform/auth"
+	"antipode.example/platform/id"
+	"antipode.example/platform/service"
+	"antipode.example/platform/store"
+	"antipode.example/services/asset"
+	assetrpc "antipode.example/services/asset/internal/rpc"
+	"antipode.example/services/asset/internal/signedurl"
+	"antipode.example/services/asset/internal/users"
+)
+
+// app is what a process of the asset service has of its own.
+type app struct {
+	cfg    Config
+	signed signedurl.Keys
+	users  *users.Users
+	assets *asset.Service
+	server *assetrpc.Server
+}
+
+// Main runs the command line of assetd until it is done or ctx ends. Logs go to stderr, results to stdout.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	p := service.Program{Service: asset.ServiceName, Short: "The asset service: what users upload, and who bought it, in every region", Define: define}
+	return p.Main(ctx, args, stdout, stderr)
+}
+
+// define reads a configuration file, and the keys that only this service has.
+func define(file string) (service.Config, service.Definition, error) {
+	a := &app{cfg: defaults()}
+	if err := service.Load(file, asset.ServiceName, &a.cfg); err != nil {
+		return a.cfg.Config, service.Definition{}, err
+	}
+	keys, err := service.ReadKeys(a.cfg.KeyFile("signed-url"))
+	if err != nil {
+		return a.cfg.Config, service.Definition{}, err
+	}
+	if a.signed, err = signedurl.NewKeys(keys...); err != nil {
+		return a.cfg.Config, service.Definition{}, err
+	}
+	d, err := a.definition()
+	return a.cfg.Config, d, err
+}
+
+func (a *app) definition() (service.Definition, error) {
+	registry, err := asset.NewRegistry()
+	if err != nil {
+		return service.Definition{}, fmt.Errorf("register record types: %w", err)
+	}
+	return service.Definition{
+		Registry:      registry,
+		Projections:   map[string]store.Projection{asset.RecordType: asset.Projection},
+		Follows:       []string{auth.ServiceUser, auth.ServiceSession},
+		Forget:        func(ctx context.Context, user id.ID) error { return a.assets.Forget(ctx, user) },
+		Exists:        func(ctx context.Context, user id.ID) error { return a.users.Exists(ctx, user) },
+		GRPC:          []string{assetv1.AssetService_ServiceDesc.ServiceName},
+		Local:         []string{assetv1.ContentService_ServiceDesc.ServiceName},
+		Open:          a.open,
+		Register:      func(r grpc.ServiceRegistrar) { assetv1.RegisterAssetServiceServer(r, a.server) },
+		RegisterLocal: func(r grpc.ServiceRegistrar) { assetv1.RegisterContentServiceServer(r, a.server) },
+		Gateway: func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
+			return assetv1.RegisterAssetServiceHandlerClient(ctx, mux, assetv1.NewAssetServiceClient(conn))
+		},
+		OpenAPI: openapi.Document(),
+	}, nil
+}
+
+// open makes the service's rules and its API.
+func (a *app) open(_ context.Context, p *service.Parts) error {
+	conn, err := p.Service(auth.ServiceUser, users.RetrySafe)
+	if err != nil {
+		return err
+	}
+	a.users = users.New(conn)
+	a.assets, err = asset.New(asset.Config{
+		Copies: p.Copies, Quota: a.cfg.Quota.usage(), MaxUpload: a.cfg.MaxUploadBytes, Signed: a.signed, Idempotency: p.Keys.Idempotency,
+		Clock: p.Clock, Random: rand.Reader, Log: p.Log, Meter: p.Meter,
+	})
+	if err != nil {
+		return err
+	}
+	a.server, err = assetrpc.NewServer(a.assets, p.Clock, p.Keys.Cursor...)
+	return err
+}
