@@ -3,7 +3,7 @@
 // It owns the way in which this project uses Kafka. A Producer appends in order for each partition, and reports success only when the broker has acknowledged every
 // message; every error means "unknown", and the caller publishes the same messages again. A PartitionReader reads one partition from an offset, without consumer groups: who
 // reads keeps the offset with what it made of the messages. What a reader cannot hide is an error with a type: a jump (JumpError) and a reader without
-// progress (ErrStalled). Every call has a deadline. Offsets of one log are comparable only while Cluster.ID stays the same.
+// progress (ErrStalled). Whoever makes nothing that could hold the offset has it noted by the broker (Commit, Committed). Every call has a deadline. Offsets of one log are comparable only while Cluster.ID stays the same.
 //
 // It does not retry, and does not join consumer groups, compact or use transactions.
 package kafka
