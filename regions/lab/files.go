@@ -62,7 +62,7 @@ func (l *Lab) writeUnit(u engine.Unit) error {
 			return fmt.Errorf("making a directory of the region: %w", err)
 		}
 	}
-	for _, dir := range []string{u.Dir, filepath.Join(u.Dir, "data")} {
+	for _, dir := range append([]string{u.Dir, filepath.Join(u.Dir, "data")}, u.Shared...) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("making the directory of %s: %w", u.Name, err)
 		}

@@ -26,7 +26,7 @@ var errKeyGone = errors.New("the lab has data, but a key that they were made wit
 
 // ensureKeys makes what is missing of the keys for these regions, and returns the passwords. What exists is never changed: what was signed
 // or hashed with it is still about. So in a lab that has data nothing may be missing: with a new key for claims, an address would get a second owner. The keys of tokens
-// came later than the others, see ensureTokenKeys.
+// came later than the others, see ensureTokenKeys; without the one of signed addresses, those that were made with it end sooner.
 func ensureKeys(dir string, regions []string, owner *syscall.Credential, hasData bool) (engine.Secrets, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return engine.Secrets{}, fmt.Errorf("making the directory of keys: %w", err)
@@ -40,6 +40,10 @@ func ensureKeys(dir string, regions []string, owner *syscall.Credential, hasData
 		}
 	}
 	if err := ensureTokenKeys(dir, regions, owner, hasData); err != nil {
+		return engine.Secrets{}, err
+	}
+	// Signed addresses are good for days at most, so one that is missing, as in a lab that is older, is made even when there are data.
+	if _, err := ensureKey(filepath.Join(dir, "signed-url.json"), secretSet(), owner, false); err != nil {
 		return engine.Secrets{}, err
 	}
 	var s engine.Secrets

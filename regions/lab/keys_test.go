@@ -46,7 +46,7 @@ func TestKeysAreMadeOnceAndPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"causal", "cursor", "claim", "idempotency", "refresh"} {
+	for _, name := range []string{"causal", "cursor", "claim", "idempotency", "refresh", "signed-url"} {
 		var set struct {
 			Keys []struct {
 				ID     string `json:"id"`
@@ -79,7 +79,7 @@ func TestKeysAreMadeOnceAndPrivate(t *testing.T) {
 	}
 	if want := []string{
 		"causal.json", "claim.json", "cursor.json", "idempotency.json", "postgres-replicator.password", "postgres-superuser.password", "postgres.password",
-		"refresh.json", "signing.eu-west.json", "signing.us-east.json", "verify.json",
+		"refresh.json", "signed-url.json", "signing.eu-west.json", "signing.us-east.json", "verify.json",
 	}; !slices.Equal(names, want) {
 		t.Errorf("files are %q", names)
 	}
@@ -103,6 +103,12 @@ func refusesDamage(t *testing.T, path string, ensure func() error) {
 		if what == "removed" && filepath.Base(path) == "verify.json" { // has nothing of its own
 			if again, readErr := os.ReadFile(path); err != nil || !bytes.Equal(again, kept) {
 				t.Errorf("verify.json was removed, and is %q, was %q; %v, %v", again, kept, err, readErr)
+			}
+			continue
+		}
+		if what == "removed" && filepath.Base(path) == "signed-url.json" { // what it signed ends anyway
+			if again, readErr := os.ReadFile(path); err != nil || readErr != nil || bytes.Equal(again, kept) {
+				t.Errorf("signed-url.json was removed, and is %q, was %q; %v, %v", again, kept, err, readErr)
 			}
 			continue
 		}
@@ -156,6 +162,7 @@ func TestALabThatIsOlderThanItsTokenKeysGetsThem(t *testing.T) {
 		"a signing key that is":    {tokens[1:2], true},
 		"nothing":                  {nil, false},
 		"an old one that was used": {[]string{"claim.json"}, true},
+		"older than assets":        {[]string{"signed-url.json"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := keyDir(t, "us-east", "eu-west")

@@ -31,7 +31,7 @@ const (
 	kafka        = 4
 	redis        = 5
 	firstNode    = 11  // to 20
-	uplink       = 254 // in between: instances, see Service.Octet
+	uplink       = 254 // in between: instances and workers, see Service.Octet and Worker.Octet
 )
 
 // Third octets beside those of regions.
@@ -90,6 +90,9 @@ func (t *Topology) Addresses(r Region) []netip.Addr {
 	for _, service := range t.Services {
 		for i := range r.Instances {
 			all = append(all, r.Instance(service, i))
+		}
+		if service.Worker != nil {
+			all = append(all, r.Worker(service))
 		}
 	}
 	return append(all, r.Uplink())

@@ -2,6 +2,7 @@ package topology
 
 import (
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -27,8 +28,16 @@ func TestServices(t *testing.T) {
 		if s.Memory < 32 {
 			t.Errorf("%s is to live in %d MiB", s.Name, s.Memory)
 		}
-		if s.Extra != nil && len(s.Extra(r)) == 0 {
+		if s.Extra != nil && len(s.Extra(r, Disk{})) == 0 {
 			t.Errorf("%s has extra keys, which are none", s.Name)
+		}
+		if w := s.Worker; w != nil && (w.Octet <= firstNode+MaxNodes-1 || w.Octet >= uplink || w.Memory < 32) {
+			t.Errorf("the worker of %s is at .%d, and to live in %d MiB", s.Name, w.Octet, w.Memory)
+		}
+		for _, u := range s.Uploads {
+			if _, err := regexp.Compile(u); err != nil || !strings.HasPrefix(u, "^/") || strings.ContainsAny(u, " #\"'\\{}%") {
+				t.Errorf("%q is no path to which content is sent: %v", u, err)
+			}
 		}
 	}
 	for what, all := range map[string][]string{"names": names, "programs": programs, "paths": paths} {
@@ -82,5 +91,19 @@ func TestAddressesOfServices(t *testing.T) {
 	want := []netip.AddrPort{netip.MustParseAddrPort("198.18.2.31:8080"), netip.MustParseAddrPort("198.18.2.32:8080")}
 	if !slices.Equal(got, want) {
 		t.Errorf("instances are at %v", got)
+	}
+}
+
+// What processes share outlives each of them, and what is a process's own is its own.
+func TestFilesOfAssets(t *testing.T) {
+	service, ok := named(Services(), "asset")
+	if !ok || !service.Shares {
+		t.Fatalf("the service is %+v", service)
+	}
+	keys := service.Extra(Region{Name: "a"}, Disk{Own: "/data/asset-a", Shared: "/data/asset"})
+	for key, want := range map[string]string{"bucket": "file:///data/asset/blobs", "uploads": "/data/asset/uploads", "spool": "/data/asset-a/spool"} {
+		if keys[key] != want {
+			t.Errorf("%s is %v, want %s", key, keys[key], want)
+		}
 	}
 }

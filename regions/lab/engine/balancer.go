@@ -3,6 +3,7 @@ package engine
 import (
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"antipode.example/regions/topology"
@@ -31,6 +32,8 @@ type balanced struct {
 	Name    string
 	Paths   []string
 	Servers []server
+	// Uploads are the paths of content, as regular expressions.
+	Uploads []string
 }
 
 type server struct {
@@ -42,6 +45,11 @@ type server struct {
 type problem struct {
 	Status                int
 	Title, Detail, Reason string
+}
+
+// Uploads says that a service takes content.
+func (b balancer) Uploads() bool {
+	return slices.ContainsFunc(b.Services, func(s balanced) bool { return len(s.Uploads) > 0 })
 }
 
 func (b balancer) render() (string, error) {
@@ -62,7 +70,7 @@ func (s Site) haproxy(r topology.Region) (Unit, error) {
 	front, admin := at(r.Front(), topology.PortFront), at(r.Front(), portHAProxyAdmin)
 	b := balancer{Region: r.Name, Front: front, Admin: admin, AdminPort: topology.PortAdmin}
 	for _, service := range s.Topology.Services {
-		behind := balanced{Name: service.Name, Paths: service.Paths}
+		behind := balanced{Name: service.Name, Paths: service.Paths, Uploads: service.Uploads}
 		for i, address := range r.Ports(service, topology.PortService) {
 			behind.Servers = append(behind.Servers, server{InstanceName(service.Name, i), address})
 		}

@@ -22,7 +22,7 @@ import (
 	"antipode.example/regions/topology"
 )
 
-// Names of components. Those of database nodes and service instances are made by NodeName and InstanceName.
+// Names of components. Those of database nodes, service instances and workers are made by NodeName, InstanceName and WorkerName.
 const (
 	EtcdGlobal   = "etcd-global"
 	EtcdRegional = "etcd-regional"
@@ -36,6 +36,11 @@ func NodeName(shard, node int) string { return fmt.Sprintf("pg-s%d-%d", shard+1,
 
 // InstanceName names an instance of a service, counted from 0.
 func InstanceName(service string, i int) string { return service + "-" + instances[i:i+1] }
+
+// WorkerName names the worker of a service.
+func WorkerName(service string) string { return service + "-" + work }
+
+const work = "work"
 
 // instances has a letter for each instance that a region may have.
 const instances = "abcdefghi"
@@ -74,10 +79,12 @@ type Secrets struct {
 type Unit struct {
 	// Name is unique in the region.
 	Name string
-	// Service is what it is an instance of; empty for engines.
+	// Service is what it is an instance or the worker of; empty for engines.
 	Service string
 	// Dir belongs to the component alone; its process works there.
 	Dir string
+	// Shared are directories that belong to the region's components of the same service; they are made before each start.
+	Shared []string
 	// Files are written into Dir before each start, readable by the component's user only.
 	Files map[string]string
 	// Argv is the command line, Env what is added to a plain environment.
@@ -105,6 +112,9 @@ func (s Site) ComponentDir(region, component string) string {
 	return filepath.Join(s.RegionDir(region), component)
 }
 
+// SharedDir is the directory that the processes of a service share in a region.
+func (s Site) SharedDir(region, service string) string { return s.ComponentDir(region, service) }
+
 // RegionDir holds all that a region keeps on disk.
 func (s Site) RegionDir(region string) string { return filepath.Join(s.Dir, "regions", region) }
 
@@ -129,6 +139,9 @@ func (s Site) Units(r topology.Region) ([]Unit, error) {
 	for _, service := range s.Topology.Services {
 		for i := range r.Instances {
 			makers = append(makers, func(r topology.Region) (Unit, error) { return s.instance(r, service, i) })
+		}
+		if service.Worker != nil {
+			makers = append(makers, func(r topology.Region) (Unit, error) { return s.worker(r, service) })
 		}
 	}
 	makers = append(makers, s.haproxy)

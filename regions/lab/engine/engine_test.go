@@ -39,7 +39,7 @@ func site(t *testing.T) engine.Site {
 	return engine.Site{
 		Topology: top, Dir: "/data/golden",
 		Programs: engine.Programs{
-			Self: "/bin/regionctl", Services: map[string]string{"user": "/bin/userd", "session": "/bin/sessiond"}, Patroni: "/bin/patroni", PostgresBin: "/pg/bin", Redis: "/bin/redis-server", HAProxy: "/bin/haproxy",
+			Self: "/bin/regionctl", Services: map[string]string{"user": "/bin/userd", "session": "/bin/sessiond", "asset": "/bin/assetd"}, Patroni: "/bin/patroni", PostgresBin: "/pg/bin", Redis: "/bin/redis-server", HAProxy: "/bin/haproxy",
 		},
 		Secrets: engine.Secrets{Service: "service-secret", Superuser: "superuser-secret", Replicator: "replicator-secret"},
 		Broker:  broker.Install{Java: "/bin/java", Jars: []string{"/jars/a.jar", "/jars/b.jar"}},
@@ -96,7 +96,7 @@ func twoServices(t *testing.T) engine.Site {
 	}
 	s.Topology.Services = []topology.Service{user, {
 		Name: "session", Program: "sessiond", Paths: []string{"/v1/sessions", "/.well-known/jwks.json"}, Memory: 128, Octet: 31,
-		Extra: func(r topology.Region) map[string]any { return map[string]any{"only_here": r.Name} },
+		Extra: func(r topology.Region, _ topology.Disk) map[string]any { return map[string]any{"only_here": r.Name} },
 	}}
 	return s
 }

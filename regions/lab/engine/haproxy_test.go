@@ -26,14 +26,15 @@ type backend struct {
 
 	mu       sync.Mutex
 	unready  bool
-	behave   func(http.ResponseWriter, *http.Request)
-	requests []string // method and protocol
+	behave   func(http.ResponseWriter, *http.Request) // with a request that has been read
+	takes    func(http.ResponseWriter, *http.Request) // instead, with one that has not
+	requests []string                                 // method and protocol
 }
 
 func (b *backend) set(unready bool, behave func(http.ResponseWriter, *http.Request)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.unready, b.behave, b.requests = unready, behave, nil
+	b.unready, b.behave, b.takes, b.requests = unready, behave, nil, nil
 }
 
 func (b *backend) seen() []string {
@@ -53,8 +54,12 @@ func (b *backend) ready(w http.ResponseWriter, _ *http.Request) {
 func (b *backend) serve(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	b.requests = append(b.requests, r.Method+" "+r.Proto)
-	behave := b.behave
+	behave, takes := b.behave, b.takes
 	b.mu.Unlock()
+	if takes != nil {
+		takes(w, r)
+		return
+	}
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		return
 	}
@@ -143,8 +148,11 @@ func startHAProxy(t *testing.T) (front, admin string, user, session pair) {
 	conf, err := balancer{
 		Region: fmt.Sprintf("test%d", port), Front: netip.MustParseAddrPort(front), Admin: netip.MustParseAddrPort(admin), AdminPort: int(ready),
 		Services: []balanced{
-			{"user", []string{"/v1/users"}, servers(user)},
-			{"session", []string{"/v1/sessions", "/.well-known/jwks.json"}, servers(session)},
+			{Name: "user", Paths: []string{"/v1/users"}, Servers: servers(user)},
+			{
+				Name: "session", Paths: []string{"/v1/sessions", "/v1/loads", "/.well-known/jwks.json"}, Servers: servers(session),
+				Uploads: []string{"^/v1/sessions/[^/]+/content$", "^/v1/(sessions/up|loads)(/|$)"},
+			},
 		},
 	}.render()
 	if err != nil {
@@ -258,6 +266,12 @@ func TestHAProxyRepeatsOnlyWhatMayBeRepeated(t *testing.T) {
 		"a keyed refresh, after the instance died": {http.MethodPost, "/v1/users:refresh", http.Header{"Idempotency-Key": {"k"}}, dies, 200, 2},
 		"a refresh, after the instance died":       {http.MethodPost, "/v1/users:refresh", nil, dies, 502, 1},
 		"a keyed verb, after the instance died":    {http.MethodPost, "/v1/users:revokeAll", http.Header{"Idempotency-Key": {"k"}}, dies, 502, 1},
+		"a keyed purchase, after it died":          {http.MethodPost, "/v1/users/1:purchase", http.Header{"Idempotency-Key": {"k"}}, dies, 200, 2},
+		"a purchase, after the instance died":      {http.MethodPost, "/v1/users/1:purchase", nil, dies, 502, 1},
+		"a keyed purchase of nothing, after it":    {http.MethodPost, "/v1/users/1/2:purchase", http.Header{"Idempotency-Key": {"k"}}, dies, 502, 1},
+		"a keyed purchase by gRPC, after it died": {
+			http.MethodPost, "/antipode.user.v1.UserService/PurchaseUser", http.Header{"Content-Type": {"application/grpc"}, "Idempotency-Key": {"k"}}, dies, 200, 2,
+		},
 		"an introspection, after it died":          {http.MethodPost, "/v1/users:introspect", nil, dies, 200, 2},
 		"a keyed refresh by gRPC, after it died": {
 			http.MethodPost, "/antipode.user.v1.UserService/RefreshUser", http.Header{"Content-Type": {"application/grpc"}, "Idempotency-Key": {"k"}}, dies, 200, 2,
@@ -311,6 +325,107 @@ func repeats(t *testing.T, front string, asked, other pair, test repeated) {
 	}
 	if seen := other.seen(); len(seen) > 0 {
 		t.Errorf("the other service was asked, too: %v", seen)
+	}
+}
+
+// take is what both instances do with requests that they have not read.
+func (p pair) take(f func(http.ResponseWriter, *http.Request)) {
+	for _, b := range p {
+		b.mu.Lock()
+		b.takes = f
+		b.mu.Unlock()
+	}
+}
+
+// upload sends a request with a body of known length, over HTTP/1.1 and a connection of its own.
+func upload(t *testing.T, method, url string, length int64, body io.Reader) (*http.Response, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = length
+	transport := &http.Transport{DisableKeepAlives: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return transport.RoundTrip(req)
+}
+
+// Content passes the balancer as it comes, however long it is.
+func TestHAProxyStreamsContent(t *testing.T) {
+	front, _, _, session := startHAProxy(t)
+	const part = 3 << 20 // more than other bodies may have
+	for method, path := range map[string]string{http.MethodPut: "/v1/sessions/1/content", http.MethodPatch: "/v1/sessions/up/1", http.MethodPost: "/v1/sessions/up/"} {
+		t.Run(method, func(t *testing.T) {
+			first := make(chan int64, 1)
+			session.take(func(w http.ResponseWriter, r *http.Request) {
+				n, _ := io.CopyN(io.Discard, r.Body, part)
+				first <- n
+				rest, _ := io.Copy(io.Discard, r.Body)
+				_, _ = fmt.Fprintf(w, "%d of %d", n+rest, r.ContentLength)
+			})
+			body, client := io.Pipe()
+			go func() {
+				_, _ = io.CopyN(client, zeros{}, part)
+				select { // the second part is not sent before the first has come
+				case <-first:
+				case <-t.Context().Done():
+				}
+				_, err := io.CopyN(client, zeros{}, part)
+				_ = client.CloseWithError(err)
+			}()
+			resp, err := upload(t, method, "http://"+front+path, 2*part, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			if want := fmt.Sprintf("%d of %d", 2*part, 2*part); err != nil || string(text) != want {
+				t.Errorf("%s is answered by %d %s, %v", path, resp.StatusCode, text, err)
+			}
+		})
+	}
+}
+
+// zeros is endless.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
+// Content is sent once, whatever key comes with it.
+func TestHAProxyDoesNotRepeatContent(t *testing.T) {
+	front, _, user, session := startHAProxy(t)
+	repeats(t, front, session, user, repeated{http.MethodPost, "/v1/loads", http.Header{"Idempotency-Key": {"k"}}, dies, 502, 1})
+	repeats(t, front, session, user, repeated{http.MethodGet, "/v1/sessions/1/content", nil, dies, 200, 2})
+}
+
+// A service that refuses content before it has read any is heard by a client that waits for that.
+func TestHAProxyPassesOnARefusalOfContent(t *testing.T) {
+	front, _, _, session := startHAProxy(t)
+	session.take(answers(http.StatusRequestEntityTooLarge))
+	refused := func(path string, length int64) string {
+		body, client := io.Pipe() // through which nothing comes
+		defer client.Close()
+		resp, err := upload(t, http.MethodPut, "http://"+front+path, length, body)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("%s is answered by %s", path, resp.Status)
+		}
+		return strings.Join(session.seen(), ", ")
+	}
+	if seen := refused("/v1/sessions/1/content", 8<<30); seen != "PUT HTTP/2.0" {
+		t.Errorf("content got to %s", seen)
+	}
+	session.set(false, nil)
+	for _, path := range []string{"/v1/sessions/1", "/v1/sessions/1/contents", "/v1/users/1/content", "/v1/sessions/upper"} {
+		if seen := refused(path, 3<<20); seen != "" {
+			t.Errorf("%s got to %s", path, seen)
+		}
 	}
 }
 

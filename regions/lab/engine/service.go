@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 	"antipode.example/regions/topology"
 )
 
-// serviceConfig is the configuration file of an instance of a service, in the service's own terms.
+// serviceConfig is the configuration file of a process of a service, in the service's own terms.
 type serviceConfig struct {
 	Service      string   `yaml:"service"`
 	Region       string   `yaml:"region"`
@@ -56,6 +57,7 @@ type servicePeer struct {
 	RegionNumber int      `yaml:"region_number"`
 	Kafka        []string `yaml:"kafka,flow"`
 	Sync         []string `yaml:"sync,flow"`
+	API          []string `yaml:"api,flow"`
 }
 
 type serviceNeighbour struct {
@@ -63,22 +65,76 @@ type serviceNeighbour struct {
 	Addresses []string `yaml:"addresses,flow"`
 }
 
-// ConfigFile is the name of a service instance's configuration in its directory.
+// ConfigFile is the name of the configuration of a service's process in its directory.
 const ConfigFile = "config.yaml"
 
 // partitions is what each log of each region has.
 const partitions = 4
 
 func (s Site) instance(r topology.Region, service topology.Service, instance int) (Unit, error) {
-	name := InstanceName(service.Name, instance)
-	dir := s.ComponentDir(r.Name, name)
-	addr := r.Instance(service, instance)
+	name, addr := InstanceName(service.Name, instance), r.Instance(service, instance)
+	return s.process(r, service, process{
+		name: name, instance: name[len(name)-1:], addr: addr, roles: []string{"api", "capture", "replicate"}, memory: service.Memory,
+		endpoints: []Endpoint{
+			{"rest+grpc", at(addr, topology.PortService)},
+			{"sync", at(addr, topology.PortPeer)},
+			{"admin", at(addr, topology.PortAdmin)},
+		},
+	})
+}
+
+func (s Site) worker(r topology.Region, service topology.Service) (Unit, error) {
+	addr := r.Worker(service)
+	return s.process(r, service, process{
+		name: WorkerName(service.Name), instance: work, addr: addr, roles: []string{"worker"}, memory: service.Worker.Memory,
+		endpoints: []Endpoint{{"admin", at(addr, topology.PortAdmin)}},
+	})
+}
+
+// process is what the processes of a service differ in.
+type process struct {
+	name, instance string
+	addr           netip.Addr
+	roles          []string
+	memory         int // MiB
+	endpoints      []Endpoint
+}
+
+// process is a process of a service in a region.
+func (s Site) process(r topology.Region, service topology.Service, p process) (Unit, error) {
+	disk := topology.Disk{Own: s.ComponentDir(r.Name, p.name)}
+	var shared []string
+	if service.Shares {
+		disk.Shared = s.SharedDir(r.Name, service.Name)
+		shared = []string{disk.Shared}
+	}
+	conf := s.serviceConfig(r, service, p)
+	if service.Extra != nil {
+		conf.Extra = service.Extra(r, disk)
+	}
+	text, err := yaml.Marshal(conf)
+	if err != nil {
+		return Unit{}, fmt.Errorf("writing the configuration of %s: %w", p.name, err)
+	}
+	return Unit{
+		Name: p.name, Service: service.Name, Dir: disk.Own, Shared: shared,
+		Files:     map[string]string{ConfigFile: string(text)},
+		Argv:      []string{s.Programs.Services[service.Name], "serve", "--config", filepath.Join(disk.Own, ConfigFile)},
+		Env:       []string{fmt.Sprintf("GOMEMLIMIT=%dMiB", p.memory)},
+		Probe:     getOK(httpURL(at(p.addr, topology.PortAdmin)) + "/readyz"),
+		Endpoints: p.endpoints,
+		Grace:     15 * time.Second,
+	}, nil
+}
+
+// serviceConfig is the part of the configuration that all services have.
+func (s Site) serviceConfig(r topology.Region, service topology.Service, p process) serviceConfig {
 	conf := serviceConfig{
-		Service: service.Name, Region: r.Name, RegionNumber: r.Number, Instance: name[len(name)-1:],
-		Roles:        []string{"api", "capture", "replicate"},
-		Listen:       at(addr, topology.PortService).String(),
-		PeerListen:   at(addr, topology.PortPeer).String(),
-		AdminListen:  at(addr, topology.PortAdmin).String(),
+		Service: service.Name, Region: r.Name, RegionNumber: r.Number, Instance: p.instance,
+		Roles:        p.roles,
+		Listen:       at(p.addr, topology.PortService).String(),
+		PeerListen:   at(p.addr, topology.PortPeer).String(),
+		AdminListen:  at(p.addr, topology.PortAdmin).String(),
 		KeysDir:      s.KeysDir(),
 		GlobalEtcd:   []string{httpURL(at(r.GlobalEtcd(), topology.PortEtcdClient))},
 		RegionalEtcd: []string{httpURL(at(r.RegionalEtcd(), topology.PortEtcdClient))},
@@ -101,42 +157,25 @@ func (s Site) instance(r topology.Region, service topology.Service, instance int
 			continue
 		}
 		conf.GlobalEtcd = append(conf.GlobalEtcd, httpURL(at(other.GlobalEtcd(), topology.PortEtcdClient)))
-		peer := servicePeer{Region: other.Name, RegionNumber: other.Number, Kafka: []string{at(other.Kafka(), topology.PortKafka).String()}}
-		for _, at := range other.Ports(service, topology.PortPeer) {
-			peer.Sync = append(peer.Sync, at.String())
-		}
-		conf.Peers = append(conf.Peers, peer)
+		conf.Peers = append(conf.Peers, servicePeer{
+			Region: other.Name, RegionNumber: other.Number, Kafka: []string{at(other.Kafka(), topology.PortKafka).String()},
+			Sync: texts(other.Ports(service, topology.PortPeer)), API: texts(other.Ports(service, topology.PortService)),
+		})
 	}
 	for _, other := range s.Topology.Services {
-		if other.Name == service.Name {
-			continue
+		if other.Name != service.Name {
+			conf.Services = append(conf.Services, serviceNeighbour{Name: other.Name, Addresses: texts(r.Ports(other, topology.PortService))})
 		}
-		n := serviceNeighbour{Name: other.Name}
-		for _, at := range r.Ports(other, topology.PortService) {
-			n.Addresses = append(n.Addresses, at.String())
-		}
-		conf.Services = append(conf.Services, n)
 	}
-	if service.Extra != nil {
-		conf.Extra = service.Extra(r)
+	return conf
+}
+
+func texts(ports []netip.AddrPort) []string {
+	all := make([]string, len(ports))
+	for i, p := range ports {
+		all[i] = p.String()
 	}
-	text, err := yaml.Marshal(conf)
-	if err != nil {
-		return Unit{}, fmt.Errorf("writing the configuration of %s: %w", name, err)
-	}
-	return Unit{
-		Name: name, Service: service.Name, Dir: dir,
-		Files: map[string]string{ConfigFile: string(text)},
-		Argv:  []string{s.Programs.Services[service.Name], "serve", "--config", filepath.Join(dir, ConfigFile)},
-		Env:   []string{fmt.Sprintf("GOMEMLIMIT=%dMiB", service.Memory)},
-		Probe: getOK(httpURL(at(addr, topology.PortAdmin)) + "/readyz"),
-		Endpoints: []Endpoint{
-			{"rest+grpc", at(addr, topology.PortService)},
-			{"sync", at(addr, topology.PortPeer)},
-			{"admin", at(addr, topology.PortAdmin)},
-		},
-		Grace: 15 * time.Second,
-	}, nil
+	return all
 }
 
 // Migrate is the command that makes or migrates a service's databases in a region; it works in the directory of the first instance.
