@@ -5,7 +5,9 @@ go 1.26.0
 require (
 	antipode.example/api v0.0.0-00010101000000-000000000000
 	antipode.example/platform v0.0.0-00010101000000-000000000000
+	github.com/tus/tusd/v2 v2.8.0
 	go.opentelemetry.io/otel/metric v1.47.0
+	golang.org/x/exp v0.0.0-20261014143641-f0251eb4aa3e
 	golang.org/x/image v0.47.0
 	golang.org/x/sync v0.24.0
 	google.golang.org/protobuf v1.36.12
