@@ -56,9 +56,9 @@ func (f *follower) run(ctx context.Context) error {
 	var noting sync.WaitGroup
 	noting.Go(func() { f.noteAlways(ctx) })
 	for wait := shortest; ; wait = min(2*wait, longest) {
-		began := time.Now()
+		began := f.c.Clock.Now()
 		err := f.read(ctx)
-		if time.Since(began) > 2*longest {
+		if f.c.Clock.Now().Sub(began) > 2*longest {
 			wait = shortest
 		}
 		if jump := (*kafka.JumpError)(nil); errors.As(err, &jump) {
