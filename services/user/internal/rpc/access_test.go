@@ -38,6 +38,6 @@ func TestAccess(t *testing.T) {
 	})
 	authtest.Walk(t, server.Conn(), keys, credentials, map[string][]auth.Actor{
 		"VerifyPassword": {session},
-		"GetCredential":  {session},
+		"GetCredential":  {session, asset},
 	})
 }
