@@ -159,7 +159,7 @@ func (s *signedIn) seen(ctx context.Context, regions ...*lab.Region) error {
 // over wants regions to take neither the access token nor the refresh token.
 func (s *signedIn) over(ctx context.Context, regions ...*lab.Region) error {
 	for _, at := range regions {
-		for _, path := range []string{"/v1/users/" + s.user, "/v1/sessions/" + s.id} {
+		for _, path := range []string{"/v1/users/" + s.user, "/v1/sessions/" + s.id, "/v1/assets:listPurchases"} {
 			c := client{access: s.access}
 			a, err := c.try(ctx, at, http.MethodGet, path, "")
 			if err != nil || a.Status != http.StatusUnauthorized {
@@ -174,7 +174,7 @@ func (s *signedIn) over(ctx context.Context, regions ...*lab.Region) error {
 	return nil
 }
 
-// TestTheWalkOfAUser: a user signs up in one region, signs in through another one, and is at home in the third. The region that signed in loses its power, and nobody is signed out by that: tokens go
+// TestTheWalkOfAUser: a user signs up in one region, signs in through another one, and is at home in the third: a photo that is uploaded there is shown in the first. The region that signed in loses its power, and nobody is signed out by that: tokens go
 // on being good, and are renewed elsewhere. Then the user signs out in a region, and is out in all of them.
 func TestTheWalkOfAUser(t *testing.T) {
 	whole(t)
@@ -190,8 +190,12 @@ func TestTheWalkOfAUser(t *testing.T) {
 		must(t, s.is(ctx, sessionv1.Session_STATE_ACTIVE, east, south))
 		devices = append(devices, s)
 	}
+	photos := devices[0].photograph(t, south)
+	photos.thumbnailsIn(t, east)
+	must(t, photos.whole(ctx, world.Regions()...))
 
 	inject(t, "power-off eu-west")
+	must(t, photos.whole(ctx, east, south))
 	for i, s := range devices {
 		must(t, s.seen(ctx, east, south))
 		for _, at := range [][]*lab.Region{{east, south}, {south, east}}[i%2] {
@@ -202,6 +206,7 @@ func TestTheWalkOfAUser(t *testing.T) {
 	for _, s := range devices {
 		must(t, errors.Join(s.renew(ctx, west), s.seen(ctx, west)))
 	}
+	must(t, photos.whole(ctx, world.Regions()...))
 
 	out, stays := devices[0], devices[1]
 	out.rest(t, http.StatusOK, east, http.MethodDelete, "/v1/sessions/"+out.id, "")
@@ -222,10 +227,10 @@ func TestTheWalkOfAUser(t *testing.T) {
 
 // heardAfter is how long after began the instances of a region have heard of a revocation: until the first refusal after which none of them takes the access token any more.
 func (s *signedIn) heardAfter(ctx context.Context, at *lab.Region, began time.Time) (time.Duration, error) {
-	const enough = 8 // the instances of both services get requests in turn
+	const enough = 12 // the instances of all services get requests in turn
 	var first time.Time
 	for refused := 0; refused < enough; {
-		path := []string{"/v1/users/" + s.user, "/v1/sessions/" + s.id}[refused%2]
+		path := []string{"/v1/users/" + s.user, "/v1/sessions/" + s.id, "/v1/assets:listPurchases"}[refused%3]
 		c := client{access: s.access}
 		a, err := c.try(ctx, at, http.MethodGet, path, "")
 		switch {

@@ -191,6 +191,11 @@ func TestAGoodTokenOpensOnlyWhatItIsFor(t *testing.T) {
 			{user, http.MethodPost, "/v1/sessions:revokeAll", object("userId", m.id)},
 			{session, http.MethodPatch, "/v1/users/" + m.id, object("displayName", "mine now")},
 			{session, http.MethodGet, "/v1/sessions", ""},
+			{user, http.MethodGet, "/v1/assets:getUsage?userId=" + m.id, ""},
+			{user, http.MethodGet, "/v1/blobs/" + strings.Repeat("0", 64), ""},
+			{session, http.MethodGet, "/v1/blobs/" + strings.Repeat("0", 64), ""},
+			{session, http.MethodGet, "/v1/assets?ownerId=" + m.id, ""},
+			{operator, http.MethodGet, "/v1/assets:listPurchases?userId=" + m.id, ""},
 			{operator, http.MethodGet, "/v1/users", ""},
 			{operator, http.MethodPost, "/v1/sessions:revokeAll", object("userId", m.id)},
 		} {
@@ -238,14 +243,14 @@ func refusedEverywhere(t *testing.T, token string, s *signedIn, want int) {
 	}
 }
 
-// refused wants a token to be refused by both services over REST and by gRPC.
+// refused wants a token to be refused by all services over REST and by gRPC.
 func refused(t *testing.T, at *lab.Region, token, user, session string, want int) {
 	t.Helper()
 	reason, code := "unauthenticated", codes.Unauthenticated
 	if want == http.StatusForbidden {
 		reason, code = "forbidden", codes.PermissionDenied
 	}
-	for _, path := range []string{"/v1/users/" + user, "/v1/sessions/" + session + "?userId=" + user} {
+	for _, path := range []string{"/v1/users/" + user, "/v1/sessions/" + session + "?userId=" + user, "/v1/assets:listPurchases?userId=" + user} {
 		a := bare(t, at, token, path)
 		if p := a.problem(t); a.Status != want || p.Reason != reason || a.Header.Get("x-request-id") == "" {
 			t.Errorf("%s in %s: %d %s", path, at.Topology.Name, a.Status, a.Body)
