@@ -42,17 +42,17 @@ func (c connection) received() {
 	_ = c.control.SetWriteDeadline(time.Time{})
 }
 
-// discard throws away what still comes of a body that is not wanted, and makes the answer the last on its connection: nobody knows where in the body that is then.
-func (c connection) discard(w http.ResponseWriter, r *http.Request) {
+// abandon gives up a body that is not wanted, and makes the answer the last on its connection: nobody knows where in the body that is then. Of a sender that may read no answer before all is sent, it throws away what comes; when
+// the body has failed, nothing more is waited for. net/http itself would wait for the rest without end.
+func (c connection) abandon(w http.ResponseWriter, r *http.Request, failed bool) {
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
-	if r.ContentLength == 0 || r.Header.Get("Expect") != "" {
-		return
+	if !failed && r.ContentLength != 0 && r.Header.Get("Expect") == "" {
+		_ = c.control.SetReadDeadline(deadline(discardTime))
+		_, _ = io.CopyN(io.Discard, r.Body, maxDiscard)
 	}
-	_ = c.control.SetReadDeadline(deadline(discardTime))
-	_, _ = io.CopyN(io.Discard, r.Body, maxDiscard)
-	c.received()
+	_ = c.control.SetReadDeadline(deadline(0))
 }
 
 func deadline(d time.Duration) time.Time {

@@ -33,7 +33,7 @@ func (h *Handlers) receive(w http.ResponseWriter, r *http.Request) (*assetv1.Ass
 	c := connectionOf(w, h.cfg.Patience)
 	want, begun, err := h.admit(r)
 	if err != nil {
-		c.discard(w, r)
+		c.abandon(w, r, false)
 		return nil, err
 	}
 	content := &body{Reader: r.Body, connection: c}
@@ -41,9 +41,7 @@ func (h *Handlers) receive(w http.ResponseWriter, r *http.Request) (*assetv1.Ass
 	ref, err := h.cfg.Bucket.Put(r.Context(), verify(first, want), begun.GetMaxBytes())
 	c.received()
 	if err != nil {
-		if !content.failed {
-			c.discard(w, r)
-		}
+		c.abandon(w, r, content.failed)
 		return nil, err
 	}
 	return h.complete(r.Context(), begun.GetId(), begun.GetOwnerId(), ref, first.contentType())

@@ -100,8 +100,8 @@ func (t *tus) guard(next func(http.ResponseWriter, *http.Request) error) func(ht
 		if err == nil {
 			err = next(w, r)
 		}
-		if err != nil && !fault.Is(err, fault.Deadline) {
-			c.discard(w, r)
+		if err != nil {
+			c.abandon(w, r, fault.Is(err, fault.Deadline))
 		}
 		c.writing()
 		var s *statusError
@@ -215,7 +215,7 @@ func (t *tus) patch(w http.ResponseWriter, r *http.Request) error {
 		if offset != state.Size {
 			return mismatch(state.Size)
 		}
-		connectionOf(w, t.cfg.Patience).discard(w, r)
+		connectionOf(w, t.cfg.Patience).abandon(w, r, false)
 		w.Header().Set("Upload-Offset", strconv.FormatInt(state.Size, 10))
 		w.WriteHeader(http.StatusNoContent)
 		return nil
