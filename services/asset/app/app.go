@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc"
@@ -13,13 +14,18 @@ import (
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
 	"antipode.example/api/openapi"
 	"antipode.example/platform/auth"
+	"antipode.example/platform/gateway"
 	"antipode.example/platform/id"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/service"
 	"antipode.example/platform/store"
 	"antipode.example/services/asset"
+	"antipode.example/services/asset/internal/content"
+	"antipode.example/services/asset/internal/media"
 	assetrpc "antipode.example/services/asset/internal/rpc"
 	"antipode.example/services/asset/internal/signedurl"
 	"antipode.example/services/asset/internal/users"
+	"antipode.example/services/asset/internal/work"
 )
 
 // app is what a process of the asset service has of its own.
@@ -27,8 +33,12 @@ type app struct {
 	cfg    Config
 	signed signedurl.Keys
 	users  *users.Users
+	blobs  *blobs
 	assets *asset.Service
 	server *assetrpc.Server
+	// content is nil in a process without the role api, worker in one without that role.
+	content *content.Handlers
+	worker  *work.Worker
 }
 
 // Main runs the command line of assetd until it is done or ctx ends. Logs go to stderr, results to stdout.
@@ -68,6 +78,10 @@ func (a *app) definition() (service.Definition, error) {
 		GRPC:          []string{assetv1.AssetService_ServiceDesc.ServiceName},
 		Local:         []string{assetv1.ContentService_ServiceDesc.ServiceName},
 		Open:          a.open,
+		Close:         func(context.Context) error { return a.blobs.close() },
+		Work:          []lifecycle.Component{{Name: "look into images", Run: func(ctx context.Context) error { return a.worker.Run(ctx) }}},
+		Plain:         func(p *gateway.Plain) { a.content.Register(p) },
+		Background:    []lifecycle.Component{{Name: "expire uploads", Run: func(ctx context.Context) error { return a.content.Expiring().Run(ctx) }}},
 		Register:      func(r grpc.ServiceRegistrar) { assetv1.RegisterAssetServiceServer(r, a.server) },
 		RegisterLocal: func(r grpc.ServiceRegistrar) { assetv1.RegisterContentServiceServer(r, a.server) },
 		Gateway: func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
@@ -77,8 +91,47 @@ func (a *app) definition() (service.Definition, error) {
 	}, nil
 }
 
-// open makes the service's rules and its API.
-func (a *app) open(_ context.Context, p *service.Parts) error {
+// open makes the service's rules, its API, and what moves content.
+func (a *app) open(ctx context.Context, p *service.Parts) (err error) {
+	if a.blobs, err = openBlobs(ctx, &a.cfg, p); err != nil {
+		return err
+	}
+	if err := a.openRules(p); err != nil {
+		return err
+	}
+	if slices.Contains(a.cfg.Roles, service.RoleAPI) {
+		if a.content, err = content.New(content.Config{Bucket: a.blobs.bucket, Puller: a.blobs.puller, Uploads: a.cfg.Uploads, MaxUpload: a.cfg.MaxUploadBytes, Log: p.Log}); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(a.cfg.Roles, service.RoleWorker) {
+		return a.openWorker(p)
+	}
+	return nil
+}
+
+func (a *app) openWorker(p *service.Parts) error {
+	maker, err := media.NewMaker(a.cfg.ImageMemoryBytes)
+	if err != nil {
+		return err
+	}
+	a.worker, err = work.New(work.Config{
+		Region: a.cfg.Region, Regions: a.regions(), Assets: a.assets, Store: p.Store, Blobs: work.RegionBlobs{Bucket: a.blobs.bucket, Puller: a.blobs.puller}, Maker: maker,
+		Events: p.Events, Topic: p.Topic, Partitions: a.cfg.Kafka.Partitions, Acts: p.Acts, Synced: p.Synced, Leases: p.Leases, Clock: p.Clock, Log: p.Log, Meter: p.Meter,
+	})
+	return err
+}
+
+// regions are the numbers of all regions.
+func (a *app) regions() map[string]uint16 {
+	all := map[string]uint16{a.cfg.Region: a.cfg.RegionNumber}
+	for _, p := range a.cfg.Peers {
+		all[p.Region] = p.RegionNumber
+	}
+	return all
+}
+
+func (a *app) openRules(p *service.Parts) error {
 	conn, err := p.Service(auth.ServiceUser, users.RetrySafe)
 	if err != nil {
 		return err

@@ -433,7 +433,7 @@ func busy() *fault.Error {
 // silent is where tusd's lines about each request go: the service has its own.
 type silent struct{}
 
-func (silent) Enabled(context.Context, expslog.Level) bool        { return false }
-func (silent) Handle(context.Context, expslog.Record) error       { return nil }
-func (s silent) WithAttrs([]expslog.Attr) expslog.Handler         { return s }
-func (s silent) WithGroup(string) expslog.Handler                 { return s }
+func (silent) Enabled(context.Context, expslog.Level) bool  { return false }
+func (silent) Handle(context.Context, expslog.Record) error { return nil }
+func (s silent) WithAttrs([]expslog.Attr) expslog.Handler   { return s }
+func (s silent) WithGroup(string) expslog.Handler           { return s }
