@@ -33,7 +33,7 @@ type Quota struct {
 }
 
 // minGarbageAfter leaves an upload time between its content, which comes first, and its asset.
-const minGarbageAfter = time.Hour
+const minGarbageAfter = time.Minute
 
 // defaults are what the file need not say.
 func defaults() Config {
