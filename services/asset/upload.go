@@ -94,16 +94,13 @@ func (s *Service) complete(d *state.Draft, u Upload) error {
 
 // secured waits until another region has a write, and one the content that it names.
 func (s *Service) secured(ctx context.Context, r Result, ref blob.Ref) Result {
+	if s.c.Elsewhere == nil {
+		return r
+	}
 	waiting, cancel := context.WithTimeout(ctx, copies.RemotePatience)
 	defer cancel()
 	content := make(chan error, 1)
-	go func() {
-		if s.c.Elsewhere == nil {
-			content <- nil
-			return
-		}
-		content <- s.c.Elsewhere(waiting, ref)
-	}()
+	go func() { content <- s.c.Elsewhere(waiting, ref) }()
 	r = s.assets.Finish(waiting, r.Copy, true, r.Unmet)
 	if !r.Remote {
 		cancel()

@@ -43,7 +43,7 @@ type Service struct {
 	Keys []string
 	// Roles are those of each process; none means api, capture and replicate.
 	Roles []string
-	// More are lines of the configuration that only this service has. A service that runs alone may name neighbours in them (services), such as a server of the test.
+	// More are lines of the configuration that only this service has. A service that runs alone may name neighbours in them (services), such as a server of the test. In them "{region}" stands for the name of the region.
 	More string
 	// Run is one process, with a configuration file, until ctx ends. Main is the command line.
 	Run  func(ctx context.Context, config string, log *slog.Logger) error
@@ -208,7 +208,7 @@ func (r *Instance) writeConfig(t *testing.T, w *world, all [][]*Instance) {
 	for _, o := range neighbours {
 		fmt.Fprintf(&b, "  - {name: %s, addresses: [%s:%s]}\n", o.service.Name, o.Address, Front)
 	}
-	b.WriteString(r.service.More)
+	b.WriteString(strings.ReplaceAll(r.service.More, "{region}", r.Name))
 	r.Config = filepath.Join(t.TempDir(), r.service.Name+"."+r.Name+".yaml")
 	if err := os.WriteFile(r.Config, []byte(b.String()), 0o600); err != nil {
 		t.Fatal(err)

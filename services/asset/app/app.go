@@ -30,15 +30,14 @@ import (
 
 // app is what a process of the asset service has of its own.
 type app struct {
-	cfg    Config
-	signed signedurl.Keys
-	users  *users.Users
-	blobs  *blobs
-	assets *asset.Service
-	server *assetrpc.Server
-	// content is nil in a process without the role api, worker in one without that role.
-	content *content.Handlers
-	worker  *work.Worker
+	cfg     Config
+	signed  signedurl.Keys
+	users   *users.Users
+	blobs   blobs
+	assets  *asset.Service
+	server  *assetrpc.Server
+	content *content.Handlers // nil without the role api
+	worker  *work.Worker      // nil without the role worker
 }
 
 // Main runs the command line of assetd until it is done or ctx ends. Logs go to stderr, results to stdout.
@@ -78,10 +77,10 @@ func (a *app) definition() (service.Definition, error) {
 		GRPC:          []string{assetv1.AssetService_ServiceDesc.ServiceName},
 		Local:         []string{assetv1.ContentService_ServiceDesc.ServiceName},
 		Open:          a.open,
-		Close:         func(context.Context) error { return a.blobs.close() },
-		Work:          []lifecycle.Component{{Name: "look into images", Run: func(ctx context.Context) error { return a.worker.Run(ctx) }}},
+		Close:         a.blobs.close,
+		Work:          []lifecycle.Component{{Name: "worker", Run: func(ctx context.Context) error { return a.worker.Run(ctx) }}},
+		Background:    []lifecycle.Component{{Name: "expiration of uploads", Run: func(ctx context.Context) error { return a.content.Expiring().Run(ctx) }}},
 		Plain:         func(p *gateway.Plain) { a.content.Register(p) },
-		Background:    []lifecycle.Component{{Name: "expire uploads", Run: func(ctx context.Context) error { return a.content.Expiring().Run(ctx) }}},
 		Register:      func(r grpc.ServiceRegistrar) { assetv1.RegisterAssetServiceServer(r, a.server) },
 		RegisterLocal: func(r grpc.ServiceRegistrar) { assetv1.RegisterContentServiceServer(r, a.server) },
 		Gateway: func(ctx context.Context, mux *runtime.ServeMux, conn grpc.ClientConnInterface) error {
@@ -91,52 +90,16 @@ func (a *app) definition() (service.Definition, error) {
 	}, nil
 }
 
-// open makes the service's rules, its API, and what moves content.
-func (a *app) open(ctx context.Context, p *service.Parts) (err error) {
-	if a.blobs, err = openBlobs(ctx, &a.cfg, p); err != nil {
-		return err
-	}
-	if err := a.openRules(p); err != nil {
-		return err
-	}
-	if slices.Contains(a.cfg.Roles, service.RoleAPI) {
-		if a.content, err = content.New(content.Config{Bucket: a.blobs.bucket, Puller: a.blobs.puller, Uploads: a.cfg.Uploads, MaxUpload: a.cfg.MaxUploadBytes, Log: p.Log}); err != nil {
-			return err
-		}
-	}
-	if slices.Contains(a.cfg.Roles, service.RoleWorker) {
-		return a.openWorker(p)
-	}
-	return nil
-}
-
-func (a *app) openWorker(p *service.Parts) error {
-	maker, err := media.NewMaker(a.cfg.ImageMemoryBytes)
-	if err != nil {
-		return err
-	}
-	a.worker, err = work.New(work.Config{
-		Region: a.cfg.Region, Regions: a.regions(), Assets: a.assets, Store: p.Store, Blobs: work.RegionBlobs{Bucket: a.blobs.bucket, Puller: a.blobs.puller}, Maker: maker,
-		Events: p.Events, Topic: p.Topic, Partitions: a.cfg.Kafka.Partitions, Acts: p.Acts, Synced: p.Synced, Leases: p.Leases, Clock: p.Clock, Log: p.Log, Meter: p.Meter,
-	})
-	return err
-}
-
-// regions are the numbers of all regions.
-func (a *app) regions() map[string]uint16 {
-	all := map[string]uint16{a.cfg.Region: a.cfg.RegionNumber}
-	for _, p := range a.cfg.Peers {
-		all[p.Region] = p.RegionNumber
-	}
-	return all
-}
-
-func (a *app) openRules(p *service.Parts) error {
+// open makes the service's rules, and what this process needs for its roles.
+func (a *app) open(ctx context.Context, p *service.Parts) error {
 	conn, err := p.Service(auth.ServiceUser, users.RetrySafe)
 	if err != nil {
 		return err
 	}
 	a.users = users.New(conn)
+	if err := a.blobs.open(ctx, &a.cfg, p); err != nil {
+		return err
+	}
 	a.assets, err = asset.New(asset.Config{
 		Copies: p.Copies, Quota: a.cfg.Quota.usage(), MaxUpload: a.cfg.MaxUploadBytes, Signed: a.signed, Idempotency: p.Keys.Idempotency,
 		Clock: p.Clock, Random: rand.Reader, Log: p.Log, Meter: p.Meter,
@@ -144,6 +107,42 @@ func (a *app) openRules(p *service.Parts) error {
 	if err != nil {
 		return err
 	}
-	a.server, err = assetrpc.NewServer(a.assets, p.Clock, p.Keys.Cursor...)
+	if a.has(service.RoleAPI) {
+		if err := a.openAPI(p); err != nil {
+			return err
+		}
+	}
+	if a.has(service.RoleWorker) {
+		return a.openWorker(p)
+	}
+	return nil
+}
+
+func (a *app) has(r service.Role) bool { return slices.Contains(a.cfg.Roles, r) }
+
+// openAPI makes what clients reach.
+func (a *app) openAPI(p *service.Parts) error {
+	var err error
+	if a.server, err = assetrpc.NewServer(a.assets, p.Clock, p.Keys.Cursor...); err != nil {
+		return err
+	}
+	a.content, err = content.New(content.Config{Bucket: a.blobs.bucket, Puller: a.blobs.puller, Uploads: a.cfg.Uploads, MaxUpload: a.cfg.MaxUploadBytes, Log: p.Log})
+	return err
+}
+
+// openWorker makes what looks into images.
+func (a *app) openWorker(p *service.Parts) error {
+	maker, err := media.NewMaker(a.cfg.ImageMemoryBytes)
+	if err != nil {
+		return err
+	}
+	regions := map[string]uint16{a.cfg.Region: a.cfg.RegionNumber}
+	for _, peer := range a.cfg.Peers {
+		regions[peer.Region] = peer.RegionNumber
+	}
+	a.worker, err = work.New(work.Config{
+		Region: a.cfg.Region, Regions: regions, Assets: a.assets, Store: p.Store, Blobs: work.RegionBlobs{Bucket: a.blobs.bucket, Puller: a.blobs.puller}, Maker: maker,
+		Events: p.Events, Topic: p.Topic, Partitions: a.cfg.Kafka.Partitions, Acts: p.Acts, Synced: p.Synced, Leases: p.Leases, Clock: p.Clock, Log: p.Log, Meter: p.Meter,
+	})
 	return err
 }
