@@ -30,11 +30,17 @@ func (o *operator) walk(t *testing.T, s lab.Status) (user string) {
 		`"id":`, "antipode-token: ", // created
 		`"accessToken":`, `"refreshToken":`, // signed in
 		"an access token is needed",                 // without one
+		"200 image/jpeg, ",                          // a thumbnail with a token
+		"surrogate-key: asset-",                     // the photo as everybody sees it
 		`"firstName":"Jack"`, `"lastName":"Smythe"`, // both changes
 	} {
 		if !strings.Contains(strings.ToLower(printed), strings.ToLower(want)) {
 			t.Fatalf("the README's walk prints no %s:\n%s", want, printed)
 		}
+	}
+
+	if n := strings.Count(strings.ToLower(printed), "content-type: image/"); n != 2 {
+		t.Errorf("the README's walk shows %d headers of images, want those of a signed and of a public address:\n%s", n, printed)
 	}
 
 	// What its last commands may have been too early for.
