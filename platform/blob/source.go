@@ -51,6 +51,28 @@ func (s *HTTPSource) Open(ctx context.Context, ref Ref, offset int64) (io.ReadCl
 	return answer.Body, nil
 }
 
+// Has reports whether the source has a blob, without reading it. An error is that this cannot be told.
+func (s *HTTPSource) Has(ctx context.Context, ref Ref) (bool, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodHead, s.Base.JoinPath("v1", "blobs", ref.SHA256.String()).String(), http.NoBody)
+	if err != nil {
+		return false, fmt.Errorf("ask whether blob %s is there: %w", ref.SHA256, err)
+	}
+	r.Header.Set("Accept-Encoding", "identity")
+	answer, err := s.Client.Do(r)
+	if err != nil {
+		return false, fmt.Errorf("ask whether blob %s is there: %w", ref.SHA256, err)
+	}
+	_ = answer.Body.Close()
+	err = checkAnswer(answer, ref, 0)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask %s whether blob %s is there: %w", s.Base.Host, ref.SHA256, err)
+	}
+	return true, nil
+}
+
 // checkAnswer refuses what is not the rest of a content of the size that is wanted.
 func checkAnswer(answer *http.Response, ref Ref, offset int64) error {
 	ranged := fmt.Sprintf("bytes %d-%d/%d", offset, ref.Size-1, ref.Size)

@@ -22,6 +22,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
+	recordv1 "antipode.example/api/gen/antipode/record/v1"
+	"antipode.example/platform/blob"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/record"
 )
@@ -128,25 +130,58 @@ func Develop(rec *assetv1.AssetRecord, source []byte, p *assetv1.AssetRecord_Pic
 	return nil
 }
 
-// Blobs are the SHA-256 of all contents that a record names, each once, in order: those that must be kept.
-func Blobs(rec *assetv1.AssetRecord) ([][]byte, error) {
+// Blobs are all contents that a record names, each once, in order: those that must be kept.
+func Blobs(rec *assetv1.AssetRecord) ([]blob.Ref, error) {
 	c, err := Content(rec)
 	if err != nil {
 		return nil, err
 	}
-	var all [][]byte
+	var all []*assetv1.AssetRecord_Content
 	if c != nil {
-		all = append(all, c.GetSha256())
+		all = append(all, c)
 	}
 	for key, b := range rec.GetVariants() {
 		v := &assetv1.AssetRecord_Variant{}
 		if err := proto.Unmarshal(b, v); err != nil {
 			return nil, fmt.Errorf("decode variant %q: %w", key, err)
 		}
-		all = append(all, v.GetContent().GetSha256())
+		all = append(all, v.GetContent())
 	}
-	slices.SortFunc(all, bytes.Compare)
-	return slices.CompactFunc(all, bytes.Equal), nil
+	return refs(all)
+}
+
+// BlobsInConflict are the contents that a conflict names: one that lost against another may be restored.
+func BlobsInConflict(c *recordv1.Conflict) ([]blob.Ref, error) {
+	if c.GetType() != RecordType || c.GetDigest() {
+		return nil, nil
+	}
+	var all []*assetv1.AssetRecord_Content
+	for _, value := range [][]byte{c.GetValue(), c.GetWonValue()} {
+		field, content := &assetv1.AssetRecord{}, &assetv1.AssetRecord_Content{}
+		if err := proto.Unmarshal(value, field); err != nil {
+			return nil, fmt.Errorf("decode the value of a conflict: %w", err)
+		}
+		if len(field.GetContent()) == 0 {
+			continue
+		}
+		if err := proto.Unmarshal(field.GetContent(), content); err != nil {
+			return nil, fmt.Errorf("decode the content in a conflict: %w", err)
+		}
+		all = append(all, content)
+	}
+	return refs(all)
+}
+
+func refs(all []*assetv1.AssetRecord_Content) ([]blob.Ref, error) {
+	list := make([]blob.Ref, len(all))
+	for i, c := range all {
+		var err error
+		if list[i], err = blob.RefOf(c.GetSha256(), c.GetSize()); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(list, func(a, b blob.Ref) int { return bytes.Compare(a.SHA256[:], b.SHA256[:]) })
+	return slices.Compact(list), nil
 }
 
 // encode is the one encoding of a message, so that equal ones are equal bytes.

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
+	"antipode.example/platform/blob"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
@@ -252,7 +253,7 @@ func TestAnAssetHasOneContent(t *testing.T) {
 		}
 		kept, err := Blobs(rec)
 		for _, want := range [][]byte{c.GetSha256(), variants["thumb"].GetContent().GetSha256()} {
-			if err != nil || !slices.ContainsFunc(kept, func(b []byte) bool { return bytes.Equal(b, want) }) {
+			if err != nil || !slices.ContainsFunc(kept, func(b blob.Ref) bool { return bytes.Equal(b.SHA256[:], want) }) {
 				t.Fatalf("%x is not kept: %x, %v", want, kept, err)
 			}
 		}
@@ -294,6 +295,14 @@ func TestVariantsMadeElsewhereStay(t *testing.T) {
 	}
 	if len(all[0].user.Conflicts) != 1 {
 		t.Errorf("%d conflicts, want that of the contents", len(all[0].user.Conflicts))
+	}
+	for _, conflict := range all[0].user.Conflicts { // the content that lost may be restored
+		kept, err := BlobsInConflict(conflict)
+		for i := range all {
+			if want := contentOf(i + 1); err != nil || !slices.ContainsFunc(kept, func(b blob.Ref) bool { return bytes.Equal(b.SHA256[:], want.GetSha256()) && b.Size == want.GetSize() }) {
+				t.Errorf("a conflict names %v, %v, and not %x", kept, err, want.GetSha256())
+			}
+		}
 	}
 	if kept, err := Blobs(rec); err != nil || len(kept) != 3 { // of the variant that lost, too: its record names it
 		t.Errorf("%d blobs, %v", len(kept), err)
