@@ -121,6 +121,7 @@ func (f *fixture) testBadInput(t *testing.T) {
 
 // What the handlers of plain HTTP ask is checked as what clients ask.
 func (f *fixture) testBadContent(t *testing.T, p person, a answer) {
+	t.Helper()
 	ctx := p.as(t.Context())
 	complete := func(change func(*assetv1.CompleteUploadRequest)) error {
 		r := contentOf("meow")
