@@ -69,15 +69,20 @@ func (a *app) definition() (service.Definition, error) {
 		return service.Definition{}, fmt.Errorf("register record types: %w", err)
 	}
 	return service.Definition{
-		Registry:      registry,
-		Projections:   map[string]store.Projection{asset.RecordType: asset.Projection},
-		Follows:       []string{auth.ServiceUser, auth.ServiceSession},
-		Forget:        func(ctx context.Context, user id.ID) error { return a.assets.Forget(ctx, user) },
-		Exists:        func(ctx context.Context, user id.ID) error { return a.users.Exists(ctx, user) },
-		GRPC:          []string{assetv1.AssetService_ServiceDesc.ServiceName},
-		Local:         []string{assetv1.ContentService_ServiceDesc.ServiceName},
-		Open:          a.open,
-		Close:         a.blobs.close,
+		Registry:    registry,
+		Projections: map[string]store.Projection{asset.RecordType: asset.Projection},
+		Follows:     []string{auth.ServiceUser, auth.ServiceSession},
+		Forget:      func(ctx context.Context, user id.ID) error { return a.assets.Forget(ctx, user) },
+		Exists:      func(ctx context.Context, user id.ID) error { return a.users.Exists(ctx, user) },
+		GRPC:        []string{assetv1.AssetService_ServiceDesc.ServiceName},
+		Local:       []string{assetv1.ContentService_ServiceDesc.ServiceName},
+		Open:        a.open,
+		Close:       a.blobs.close,
+		Applied:     func(ctx context.Context, users map[id.ID]store.Written) { a.blobs.stock.Applied(ctx, users) },
+		Replicating: []lifecycle.Component{
+			{Name: "fetch blobs", Run: func(ctx context.Context) error { return a.blobs.stock.Fetch(ctx) }},
+			{Name: "sweep blobs", Run: func(ctx context.Context) error { return a.blobs.stock.Sweep(ctx) }},
+		},
 		Work:          []lifecycle.Component{{Name: "worker", Run: func(ctx context.Context) error { return a.worker.Run(ctx) }}},
 		Background:    []lifecycle.Component{{Name: "expiration of uploads", Run: func(ctx context.Context) error { return a.content.Expiring().Run(ctx) }}},
 		Plain:         func(p *gateway.Plain) { a.content.Register(p) },
@@ -101,7 +106,7 @@ func (a *app) open(ctx context.Context, p *service.Parts) error {
 		return err
 	}
 	a.assets, err = asset.New(asset.Config{
-		Copies: p.Copies, Quota: a.cfg.Quota.usage(), MaxUpload: a.cfg.MaxUploadBytes, Signed: a.signed, Idempotency: p.Keys.Idempotency,
+		Copies: p.Copies, Quota: a.cfg.Quota.usage(), MaxUpload: a.cfg.MaxUploadBytes, Signed: a.signed, Elsewhere: a.blobs.elsewhere(), Idempotency: p.Keys.Idempotency,
 		Clock: p.Clock, Random: rand.Reader, Log: p.Log, Meter: p.Meter,
 	})
 	if err != nil {

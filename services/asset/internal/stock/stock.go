@@ -71,8 +71,7 @@ type Stock struct {
 
 	mu      sync.Mutex
 	waiting queue
-	due     bool // a sweep, before its time
-	// changed has a token when something waits, or a sweep is due.
+	// changed has a token when something waits, swept when a sweep is due before its time.
 	changed, swept chan struct{}
 }
 
@@ -117,7 +116,6 @@ func (s *Stock) want(refs ...blob.Ref) {
 	defer s.mu.Unlock()
 	for _, ref := range refs {
 		if !s.waiting.add(ref) {
-			s.due = true
 			notify(s.swept)
 		}
 	}
