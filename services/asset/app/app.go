@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -22,6 +23,7 @@ import (
 	"antipode.example/services/asset"
 	"antipode.example/services/asset/internal/content"
 	"antipode.example/services/asset/internal/media"
+	"antipode.example/services/asset/internal/recount"
 	assetrpc "antipode.example/services/asset/internal/rpc"
 	"antipode.example/services/asset/internal/signedurl"
 	"antipode.example/services/asset/internal/users"
@@ -30,14 +32,16 @@ import (
 
 // app is what a process of the asset service has of its own.
 type app struct {
-	cfg     Config
-	signed  signedurl.Keys
-	users   *users.Users
-	blobs   blobs
-	assets  *asset.Service
-	server  *assetrpc.Server
-	content *content.Handlers // nil without the role api
-	worker  *work.Worker      // nil without the role worker
+	cfg    Config
+	signed signedurl.Keys
+	users  *users.Users
+	blobs  blobs
+	assets *asset.Service
+	server *assetrpc.Server
+	// Without the role api, these are nil; without the role worker, that.
+	content   *content.Handlers
+	recounter *recount.Recounter
+	worker    *work.Worker
 }
 
 // Main runs the command line of assetd until it is done or ctx ends. Logs go to stderr, results to stdout.
@@ -83,8 +87,11 @@ func (a *app) definition() (service.Definition, error) {
 			{Name: "fetch blobs", Run: func(ctx context.Context) error { return a.blobs.stock.Fetch(ctx) }},
 			{Name: "sweep blobs", Run: func(ctx context.Context) error { return a.blobs.stock.Sweep(ctx) }},
 		},
-		Work:          []lifecycle.Component{{Name: "worker", Run: func(ctx context.Context) error { return a.worker.Run(ctx) }}},
-		Background:    []lifecycle.Component{{Name: "expiration of uploads", Run: func(ctx context.Context) error { return a.content.Expiring().Run(ctx) }}},
+		Work: []lifecycle.Component{{Name: "worker", Run: func(ctx context.Context) error { return a.worker.Run(ctx) }}},
+		Background: []lifecycle.Component{
+			{Name: "expiration of uploads", Run: func(ctx context.Context) error { return a.content.Expiring().Run(ctx) }},
+			{Name: "recount", Run: func(ctx context.Context) error { return a.recounter.Run(ctx) }},
+		},
 		Plain:         func(p *gateway.Plain) { a.content.Register(p) },
 		Register:      func(r grpc.ServiceRegistrar) { assetv1.RegisterAssetServiceServer(r, a.server) },
 		RegisterLocal: func(r grpc.ServiceRegistrar) { assetv1.RegisterContentServiceServer(r, a.server) },
@@ -113,7 +120,7 @@ func (a *app) open(ctx context.Context, p *service.Parts) error {
 		return err
 	}
 	if a.has(service.RoleAPI) {
-		if err := a.openAPI(p); err != nil {
+		if err := a.openAPI(ctx, p); err != nil {
 			return err
 		}
 	}
@@ -126,13 +133,28 @@ func (a *app) open(ctx context.Context, p *service.Parts) error {
 func (a *app) has(r service.Role) bool { return slices.Contains(a.cfg.Roles, r) }
 
 // openAPI makes what clients reach.
-func (a *app) openAPI(p *service.Parts) error {
+func (a *app) openAPI(ctx context.Context, p *service.Parts) error {
 	var err error
 	if a.server, err = assetrpc.NewServer(a.assets, p.Clock, p.Keys.Cursor...); err != nil {
 		return err
 	}
 	a.content, err = content.New(content.Config{Bucket: a.blobs.bucket, Puller: a.blobs.puller, Uploads: a.cfg.Uploads, MaxUpload: a.cfg.MaxUploadBytes, Log: p.Log})
+	if err != nil {
+		return err
+	}
+	a.recounter, err = recount.New(ctx, recount.Config{
+		Regions: slices.Collect(maps.Values(a.regions())), Acts: p.Acts, Synced: p.Synced, Users: p.Store.Users, Recount: a.assets.Recount, Leases: p.Leases, Log: p.Log, Meter: p.Meter,
+	})
 	return err
+}
+
+// regions are the numbers of all regions.
+func (a *app) regions() map[string]uint16 {
+	all := map[string]uint16{a.cfg.Region: a.cfg.RegionNumber}
+	for _, peer := range a.cfg.Peers {
+		all[peer.Region] = peer.RegionNumber
+	}
+	return all
 }
 
 // openWorker makes what looks into images.
@@ -141,12 +163,8 @@ func (a *app) openWorker(p *service.Parts) error {
 	if err != nil {
 		return err
 	}
-	regions := map[string]uint16{a.cfg.Region: a.cfg.RegionNumber}
-	for _, peer := range a.cfg.Peers {
-		regions[peer.Region] = peer.RegionNumber
-	}
 	a.worker, err = work.New(work.Config{
-		Region: a.cfg.Region, Regions: regions, Assets: a.assets, Store: p.Store, Blobs: work.RegionBlobs{Bucket: a.blobs.bucket, Puller: a.blobs.puller}, Maker: maker,
+		Region: a.cfg.Region, Regions: a.regions(), Assets: a.assets, Store: p.Store, Blobs: work.RegionBlobs{Bucket: a.blobs.bucket, Puller: a.blobs.puller}, Maker: maker,
 		Events: p.Events, Topic: p.Topic, Partitions: a.cfg.Kafka.Partitions, Acts: p.Acts, Synced: p.Synced, Leases: p.Leases, Clock: p.Clock, Log: p.Log, Meter: p.Meter,
 	})
 	return err

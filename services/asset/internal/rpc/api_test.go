@@ -475,14 +475,14 @@ func (f *fixture) testPublicContent(t *testing.T) {
 func (f *fixture) testUsage(t *testing.T) {
 	p, stranger, admin := f.person(t), f.person(t), f.admin(t)
 	const path = "/v1/assets:getUsage"
-	if a := f.ok(t, get, path, "", p.headers()...); a.body != `{"bytes":"0","assets":"0","maxBytes":"1000","maxAssets":"4"}` {
+	if a := f.ok(t, get, path, "", p.headers()...); a.plain() != `{"bytes":"0","assets":"0","maxBytes":"1000","maxAssets":"4"}` {
 		t.Errorf("of nothing: %s", a.body)
 	}
 	f.photo(t, p, private)
 	of := path + "?userId=" + p.id.String()
 	operator := person{token: authtest.Token(t, f.keys, auth.ServiceActor("operator"), id.ID{})}
 	for _, who := range []person{p, admin, operator} {
-		if a := f.ok(t, get, of, "", who.headers()...); a.body != `{"bytes":"36","assets":"1","maxBytes":"1000","maxAssets":"4"}` {
+		if a := f.ok(t, get, of, "", who.headers()...); a.plain() != `{"bytes":"36","assets":"1","maxBytes":"1000","maxAssets":"4"}` {
 			t.Errorf("of one photo: %s", a.body)
 		}
 	}

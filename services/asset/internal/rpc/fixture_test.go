@@ -293,6 +293,9 @@ func (a answer) field(path ...string) string {
 	return string(b)
 }
 
+// plain is the body without the spaces that JSON may have.
+func (a answer) plain() string { return strings.ReplaceAll(a.body, " ", "") }
+
 func (a answer) token() string { return a.header.Get(rpc.HeaderToken) }
 
 // id is that of an asset or a purchase, and path where the asset is.

@@ -103,6 +103,7 @@ func TestTwoRegions(t *testing.T) {
 	t.Run("bought elsewhere", p.testBoughtElsewhere)
 	t.Run("signed elsewhere", p.testSignedElsewhere)
 	t.Run("forgotten meanwhile", p.testForgotten)
+	t.Run("counted again", p.testRecount)
 }
 
 func (p *pair) testOneKey(t *testing.T) {
@@ -419,4 +420,43 @@ func (p *pair) testForgotten(t *testing.T) {
 		}
 	}
 	p.meet(t, who)
+}
+
+// What was counted twice, for it was done twice, or for nothing, is corrected once nobody writes any more; a second time there is nothing to correct.
+func (p *pair) testRecount(t *testing.T) {
+	who := p.east.person(t)
+	for _, f := range p.both() {
+		f.create(t, who, private, rpc.HeaderIdempotencyKey, "k")
+	}
+	late, kept := p.east.create(t, who, private), p.east.photo(t, who, private)
+	p.meet(t, who)
+	p.east.ok(t, remove, late.path(), "", who.headers()...)
+	p.west.upload(t, who, late.id(), "too late")
+	p.meet(t, who)
+	recount := func(f *fixture) bool { return must(f.assets.Recount(t.Context(), who.id))(t) }
+	if recount(p.east) {
+		t.Error("counted again while somebody writes")
+	}
+	p.east.charged(t, who, 3, int64(len(kept.id())+len("too late")))
+	p.east.clock.forward(t, 11*time.Minute)
+	if !recount(p.east) || recount(p.east) {
+		t.Error("it was wrong, once")
+	}
+	p.meet(t, who)
+	for _, f := range p.both() {
+		f.charged(t, who, 2, int64(len(kept.id())))
+	}
+	p.east.clock.forward(t, 11*time.Minute)
+	if recount(p.west) {
+		t.Error("it is right by now")
+	}
+	if err := p.east.assets.Forget(t.Context(), who.id); err != nil {
+		t.Fatal(err)
+	}
+	p.east.clock.forward(t, 11*time.Minute)
+	for _, user := range []id.ID{who.id, p.east.person(t).id} {
+		if must(p.east.assets.Recount(t.Context(), user))(t) {
+			t.Error("nobody is counted again")
+		}
+	}
 }

@@ -26,7 +26,7 @@ func newNames() *names {
 func (n *names) places(s blob.Sum) (all [nameHashes]uint64) {
 	a, b := maphash.Bytes(n.seeds[0], s[:]), maphash.Bytes(n.seeds[1], s[:])|1
 	for i := range all {
-		all[i] = (a + uint64(i)*b) % nameBits //nolint:gosec // below nameHashes
+		all[i] = (a + uint64(i)*b) % nameBits
 	}
 	return all
 }
