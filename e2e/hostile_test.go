@@ -190,7 +190,7 @@ func (x *target) uploads() []hostile {
 		put("to an unknown asset", "/v1/assets/"+unknownID+"/content", 404, "not_found"),
 		put("to another's asset as one's own", "/v1/assets/"+x.theirs.GetId()+"/content", 404, "not_found"),
 		put("to another's asset", "/v1/assets/"+x.theirs.GetId()+"/content?owner_id="+x.otherID, 403, "forbidden"),
-		put("for no user", empty+"?owner_id=..", 400, "invalid"),
+		put("for no user", empty+"?owner_id=..", 403, "forbidden"),
 		put("again", "/v1/assets/"+x.full.GetId()+"/content", 409, "already_exists"),
 		put("with another query", empty+"?owner=me", 400, "invalid"),
 		put("with the owner twice", empty+"?owner_id="+x.myID+"&owner_id="+x.otherID, 400, "invalid"),
@@ -206,19 +206,11 @@ func (x *target) uploads() []hostile {
 		put("with half a digest", empty, 400, "invalid", "content-digest", "sha-256=:"),
 		put("to a variant", empty+"?variant=thumb", 400, "invalid"),
 	}
-	for name, length := range map[string]int64{"a byte too much": 5<<30 + 1, "far too much": 1 << 60} {
-		q := put(name, empty, 413, "too_large")
-		q.length = length
-		all = append(all, q)
-	}
-	for name, q := range map[string]hostile{
-		"by nobody":           {as: &client{nobody: true}, status: 401, reason: "unauthenticated"},
-		"with a forged token": {as: &client{access: "a.b.c"}, status: 401, reason: "unauthenticated"},
-	} {
-		q.name, q.method, q.path, q.body = "put "+name, http.MethodPut, empty, "content"
-		all = append(all, q)
-	}
-	return all
+	long, longer := put("a byte too much", empty, 413, "too_large"), put("far too much", empty, 413, "too_large")
+	long.length, longer.length = 5<<30+1, 1<<60
+	unknown, forged := put("by nobody", empty, 401, "unauthenticated"), put("with a forged token", empty, 401, "unauthenticated")
+	unknown.as, forged.as = &client{nobody: true}, &client{access: "a.b.c"}
+	return append(all, long, longer, unknown, forged)
 }
 
 // pieces are bad requests of resumable uploads.
@@ -322,7 +314,7 @@ func (x *target) downloads() []hostile {
 		nobody(get("another's asset in public", at(x.photo.GetSha256(), x.otherID, x.theirs.GetId()), 404, "not_found")),
 		nobody(get("nothing in public", at(none, x.myID, x.photo.GetId()), 404, "not_found")),
 		nobody(get("no sum in public", at("..", x.myID, x.photo.GetId()), 404, "not_found")),
-		nobody(get("a path in public", at("..%2F..%2Fuploads", x.myID, x.photo.GetId()), 404, "not_found")),
+		nobody(get("a path in public", at("..%2F..%2Fuploads", x.myID, x.photo.GetId()), 400, "invalid")),
 		nobody(get("in public with a query", x.photo.GetPublicPath()+"?v=2", 400, "invalid")),
 		get("a blob", "/v1/blobs/"+x.full.GetSha256(), 403, "forbidden"),
 		nobody(get("a blob", "/v1/blobs/"+x.full.GetSha256(), 401, "unauthenticated")),
@@ -359,10 +351,11 @@ func (x *target) calls() []hostile {
 		create("of half an object", `{"name":`),
 		create("of a wrong type", `{"name":7}`),
 		call("create too much", http.MethodPost, "/v1/assets", object("name", strings.Repeat("x", 3<<20)), 413, "too_large"),
-		call("change another's", http.MethodPatch, theirs+"?asset.ownerId="+x.otherID, object("name", "mine"), 403, "forbidden"),
+		call("change another's", http.MethodPatch, theirs, object("name", "mine", "ownerId", x.otherID), 403, "forbidden"),
+		call("change whose it is", http.MethodPatch, theirs+"?asset.ownerId="+x.otherID, object("name", "mine"), 400, "invalid"),
 		call("change another's as one's own", http.MethodPatch, theirs, object("name", "mine"), 404, "not_found"),
 		call("change what is not to be changed", http.MethodPatch, mine+"?updateMask=sha256", object("name", "x"), 400, "invalid"),
-		call("change half a price", http.MethodPatch, mine+"?updateMask=price.minor", priced("5", "EUR"), 400, "invalid"),
+		call("change half a price", http.MethodPatch, mine+"?updateMask=price.minor", `{"price":{"minor":"5"}}`, 400, "invalid"),
 		call("change an older one", http.MethodPatch, mine, object("name", "x", "etag", "older"), 412, "etag_mismatch"),
 		call("change no id", http.MethodPatch, "/v1/assets/x", object("name", "x"), 400, "invalid"),
 		call("delete another's", http.MethodDelete, theirs+"?ownerId="+x.otherID, "", 403, "forbidden"),
@@ -376,7 +369,7 @@ func (x *target) calls() []hostile {
 		call("sign a variant that is none", http.MethodPost, mine+":createSignedUrl", object("variant", "huge"), 404, "not_found"),
 		call("sign another's", http.MethodPost, theirs+":createSignedUrl", object("ownerId", x.otherID), 404, "not_found"),
 		call("sign what has no content", http.MethodPost, "/v1/assets/"+x.empty.GetId()+":createSignedUrl", "{}", 404, "not_found"),
-		call("a method that there is not", http.MethodPost, mine+":steal", "{}", 404, "not_found"),
+		call("a method that there is not", http.MethodPost, mine+":steal", "{}", 405, "invalid"),
 	}
 }
 

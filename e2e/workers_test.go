@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -60,6 +61,7 @@ func TestAnotherRegionMakesWhatADeadOneOwes(t *testing.T) {
 	owed := s.publish(t, east, "{}", photo(t, 2000, 1500), "antipode-durability", "remote")
 	_, err := s.shown(ctx, west, owed, ready)
 	must(t, err)
+	eventually(t, "the photo is in eu-west", func(context.Context) error { return holds(west, []string{owed.GetSha256()}, true) })
 	inject(t, "power-off us-east")
 	died := time.Now()
 	made, err := s.shown(ctx, west, owed, developed)
