@@ -133,7 +133,7 @@ func (s *service) GetSignedContent(_ context.Context, r *assetv1.GetSignedConten
 	if query != "signature=good" {
 		return nil, fault.New(fault.Forbidden, "the signed URL is not one that was made here")
 	}
-	return s.download(r.GetMethod() + " " + path)
+	return s.download(path)
 }
 
 func (s *service) GetPublicContent(_ context.Context, r *assetv1.GetPublicContentRequest) (*assetv1.Content, error) {
@@ -161,7 +161,7 @@ type options struct {
 	patience time.Duration
 	max      int64
 	peers    []blob.Peer
-	dir      string
+	beside   *fixture // another process of the region
 }
 
 func start(t *testing.T, o options) *fixture {
@@ -171,15 +171,18 @@ func start(t *testing.T, o options) *fixture {
 	if o.max == 0 {
 		o.max = 1 << 20
 	}
-	if o.dir == "" {
-		o.dir = t.TempDir()
-	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	f := &fixture{dir: o.dir, service: &service{
+	f := &fixture{service: &service{
 		max: o.max, owners: map[string]string{cat: ann, dog: bob}, contents: map[string]*assetv1.CompleteUploadRequest{}, downloads: map[string]*assetv1.Content{},
 	}}
+	spool := "spool"
+	if o.beside != nil {
+		f.service, f.dir, spool = o.beside.service, o.beside.dir, "spool2"
+	} else {
+		f.dir = t.TempDir()
+	}
 	var err error
-	f.bucket, err = blob.Open(t.Context(), "file://"+filepath.Join(f.dir, "bucket"), blob.Config{Spool: filepath.Join(f.dir, "spool"), Log: log})
+	f.bucket, err = blob.Open(t.Context(), "file://"+filepath.Join(f.dir, "bucket"), blob.Config{Spool: filepath.Join(f.dir, spool), Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +370,7 @@ func (f *fixture) describe(ref blob.Ref, contentType, name string) string {
 	public := &assetv1.Content{Sha256: ref.SHA256[:], Size: ref.Size, ContentType: contentType, FileName: name, AssetId: cat, OwnerId: ann, Public: true}
 	f.service.mu.Lock()
 	defer f.service.mu.Unlock()
-	f.service.downloads[cat], f.service.downloads["GET /v1/signed/"+ann+"/"+cat+"/original"], f.service.downloads[sum+ann+cat] = c, c, public
+	f.service.downloads[cat], f.service.downloads["/v1/signed/"+ann+"/"+cat+"/original"], f.service.downloads[sum+ann+cat] = c, c, public
 	return sum
 }
 

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"antipode.example/platform/blob"
 )
 
 const png = "\x89PNG\r\n\x1a\n"
@@ -133,5 +131,3 @@ func (f *fixture) untouched(t *testing.T) {
 		t.Errorf("%d assets have content", f.service.completed)
 	}
 }
-
-var _ = blob.Path
