@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -183,6 +185,13 @@ func TestTwoRegions(t *testing.T) {
 	content := photo(t)
 	if a := as(east, ann).ok(t, http.MethodPut, path+"/content", content, "Content-Type", "text/html"); a.Field("contentType") != "image/jpeg" || a.Field("state") != "STATE_READY" {
 		t.Fatalf("uploaded: %s", a.Body)
+	}
+	// With durability remote, the other region has the content itself when the answer comes.
+	second := as(east, ann).ok(t, http.MethodPost, "/v1/assets", `{"name":"notes"}`).Field("id")
+	sure := as(east, ann).ok(t, http.MethodPut, "/v1/assets/"+second+"/content", "some notes", rpc.HeaderDurability, "remote")
+	name := sure.Field("sha256")
+	if _, err := os.Stat(filepath.Join(dir, "eu-west", "blobs", "sha256", name[:2], name[2:4], name)); err != nil || sure.Header.Get(rpc.HeaderDurability) != "remote" {
+		t.Errorf("durability %q, and in the other region: %v", sure.Header.Get(rpc.HeaderDurability), err)
 	}
 	signed := as(east, ann).ok(t, http.MethodPost, path+":createSignedUrl", `{}`).Field("path")
 
