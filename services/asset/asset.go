@@ -1,4 +1,4 @@
-// Package asset has the rules of assets: what an asset consists of, what a purchase is, and what a user's assets may take up. They are pure; the service that stores assets and answers clients is not there yet.
+// Package asset has the rules of assets: what an asset consists of, who sees it, what a purchase is, and what a user's assets may take up. What that means for one copy of a record is pure; a Service reads and writes a region's copies by it.
 //
 // It owns records of the types "asset" (assetv1.AssetRecord), "ledger" (assetv1.LedgerRecord), one for each purchase, among the buyer's records, and "shelf" (assetv1.ShelfRecord), of which each user has one, whose id is the user's
 // own. It guarantees, whatever regions could not see of each other:

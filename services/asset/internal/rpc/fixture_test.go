@@ -64,6 +64,7 @@ type fixture struct {
 	sealer  *causal.Sealer
 	clock   *movable
 	remote  *remoteSwitch
+	raced   *raced
 	mayFail mayWrite
 	base    string // of REST
 	content assetv1.ContentServiceClient
@@ -123,6 +124,31 @@ func (r *remoteSwitch) elsewhere(context.Context, blob.Ref) error {
 		return errors.New("no other region has it")
 	}
 	return nil
+}
+
+// raced is a store in which something may happen between a read and what follows.
+type raced struct {
+	*store.Store
+	mu   sync.Mutex
+	then func() // after the next read; may be nil
+}
+
+func (r *raced) set(then func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.then = then
+}
+
+func (r *raced) Read(ctx context.Context, from store.Source, user id.ID, keys ...state.Key) (*state.User, error) {
+	u, err := r.Store.Read(ctx, from, user, keys...)
+	r.mu.Lock()
+	then := r.then
+	r.then = nil
+	r.mu.Unlock()
+	if then != nil {
+		then()
+	}
+	return u, err
 }
 
 // mayWrite refuses a number of writes, after some that it lets pass.
@@ -192,8 +218,9 @@ func startRegion(t *testing.T, number uint16, name string, clock *movable, keys 
 	t.Cleanup(func() { _ = redis.Close() })
 	f.cache = cache.New(cache.Config{Service: asset.ServiceName, Replica: f.store.Replica(), Client: redis, Log: log})
 	t.Cleanup(f.cache.Close)
+	f.raced = &raced{Store: f.store}
 	f.assets = must(asset.New(asset.Config{
-		Copies: copies.Config{Region: name, Store: f.store, Cache: f.cache, Registry: registry, Remote: f.remote, MayWrite: f.mayFail.ask},
+		Copies: copies.Config{Region: name, Store: f.raced, Cache: f.cache, Registry: registry, Remote: f.remote, MayWrite: f.mayFail.ask},
 		Quota:  limits.quota, MaxUpload: limits.maxUpload, Signed: must(signedurl.NewKeys(testKey("s")))(t), Elsewhere: f.remote.elsewhere,
 		Idempotency: testKey("i"), Clock: clock, Random: rand.Reader, Log: log, Meter: noop.Meter{},
 	}))(t)

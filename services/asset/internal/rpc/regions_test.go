@@ -11,12 +11,15 @@ import (
 
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/platform/auth"
 	"antipode.example/platform/auth/authtest"
 	"antipode.example/platform/copies"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/rpc"
+	"antipode.example/platform/state"
 	"antipode.example/platform/store"
+	"antipode.example/services/asset"
 )
 
 // pair are two regions. Neither hears of the other's writes before a test lets them meet.
@@ -108,7 +111,10 @@ func TestTwoRegions(t *testing.T) {
 
 func (p *pair) testOneKey(t *testing.T) {
 	who := p.east.person(t)
-	east, west := p.east.create(t, who, private, rpc.HeaderIdempotencyKey, "k"), p.west.create(t, who, private, rpc.HeaderIdempotencyKey, "k")
+	east := p.east.create(t, who, private, rpc.HeaderIdempotencyKey, "k")
+	p.east.ok(t, patch, east.path(), `{"name":"a dog.jpg"}`, who.headers()...)
+	p.east.clock.forward(t, time.Second)
+	west := p.west.create(t, who, private, rpc.HeaderIdempotencyKey, "k") // is later by the clocks, and undoes nothing
 	if east.id() != west.id() {
 		t.Fatalf("one key: %s in us-east, %s in eu-west", east.body, west.body)
 	}
@@ -116,7 +122,7 @@ func (p *pair) testOneKey(t *testing.T) {
 	p.meet(t, who)
 	for _, f := range p.both() {
 		got := f.create(t, who, private, rpc.HeaderIdempotencyKey, "k")
-		if got.id() != east.id() || got.field("description") != "asleep" {
+		if got.id() != east.id() || got.field("description") != "asleep" || got.field("name") != "a dog.jpg" {
 			t.Errorf("the key once more: %s", got.body)
 		}
 		if l := f.ok(t, get, assetsPath, "", who.headers()...); len(l.ids("assets")) != 1 {
@@ -318,6 +324,12 @@ func (p *pair) testPurchase(t *testing.T) {
 	if len(slices.Compact(ids)) != 1 {
 		t.Errorf("one key, and the purchases are %v", ids)
 	}
+	key := state.Key{Type: asset.LedgerType, ID: must(id.Parse(ids[0]))(t)}
+	for _, l := range must(p.west.store.Read(t.Context(), store.Primary, buyer.id, key))(t).Records[key].GetLeaves() {
+		if l.GetStamp() != 0 { // a repetition must not be a later write than the first
+			t.Errorf("the entry has a leaf of stamp %d", l.GetStamp())
+		}
+	}
 	if east, west := p.east.ledger(t, buyer), p.west.ledger(t, buyer); east.body != west.body {
 		t.Errorf("us-east has %s, eu-west %s", east.body, west.body)
 	}
@@ -439,12 +451,19 @@ func (p *pair) testRecount(t *testing.T) {
 	}
 	p.east.charged(t, who, 3, int64(len(kept.id())+len("too late")))
 	p.east.clock.forward(t, 11*time.Minute)
+	who.token = authtest.Token(t, p.east.keys, auth.User, who.id)
+	p.east.raced.set(func() { p.east.create(t, who, private) })
+	if recount(p.east) {
+		t.Error("corrected by what was true before the last write")
+	}
+	p.east.charged(t, who, 4, int64(len(kept.id())+len("too late")))
+	p.east.clock.forward(t, 11*time.Minute)
 	if !recount(p.east) || recount(p.east) {
 		t.Error("it was wrong, once")
 	}
 	p.meet(t, who)
 	for _, f := range p.both() {
-		f.charged(t, who, 2, int64(len(kept.id())))
+		f.charged(t, who, 3, int64(len(kept.id())))
 	}
 	p.east.clock.forward(t, 11*time.Minute)
 	if recount(p.west) {
