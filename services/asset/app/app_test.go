@@ -212,6 +212,9 @@ func TestTwoRegions(t *testing.T) {
 				t.Errorf("%s gives %d bytes of %s", r.Name, len(one.Body), one.Header.Get("Content-Type"))
 			}
 		}
+		if a := as(r, bob).ok(t, http.MethodGet, seen.Field("publicPath"), ""); a.Header.Get(rpc.HeaderToken) != "" || !strings.Contains(a.Header.Get("Cache-Control"), "public") {
+			t.Errorf("%s tells all who ask a cache what one caller has seen: %v", r.Name, a.Header)
+		}
 		thumb := as(r, ann).ok(t, http.MethodGet, path+"/content?variant=thumb", "")
 		if m, err := jpeg.DecodeConfig(strings.NewReader(thumb.Body)); err != nil || m.Width != 256 {
 			t.Errorf("%s gives a thumbnail of %d pixels, %v", r.Name, m.Width, err)
@@ -221,6 +224,7 @@ func TestTwoRegions(t *testing.T) {
 			t.Errorf("%s serves ContentService to everybody: %v", r.Name, err)
 		}
 	}
+	checkRemote(t, as(east, ann), filepath.Join(dir, "eu-west", "blobs"))
 	order := fmt.Sprintf(`{"ownerId":%q,"price":{"minor":5,"currency":"EUR"}}`, ann)
 	for _, r := range all {
 		as(r, bob).ok(t, http.MethodPost, path+":purchase", order, rpc.HeaderIdempotencyKey, "k")
@@ -248,6 +252,20 @@ func TestTwoRegions(t *testing.T) {
 	}
 	if a := east.Get(t, servicetest.Front, "/openapi.json"); a.Status != http.StatusOK || !strings.Contains(a.Body, "/v1/assets:getUsage") {
 		t.Errorf("/openapi.json: %d %.200s", a.Status, a.Body)
+	}
+}
+
+// checkRemote uploads with durability remote: when that is reached, the other region's bucket has the content.
+func checkRemote(t *testing.T, owner caller, bucket string) {
+	t.Helper()
+	a := owner.ok(t, http.MethodPost, "/v1/assets", `{}`)
+	up := owner.ok(t, http.MethodPut, "/v1/assets/"+a.Field("id")+"/content", "no image", rpc.HeaderDurability, "remote")
+	sum := up.Field("sha256")
+	if got := up.Header.Get(rpc.HeaderDurability); got != "remote" {
+		t.Errorf("the upload is %q", got)
+	}
+	if b, err := os.ReadFile(filepath.Join(bucket, "sha256", sum[:2], sum[2:4], sum)); err != nil || string(b) != "no image" {
+		t.Errorf("the other region has %q, %v", b, err)
 	}
 }
 

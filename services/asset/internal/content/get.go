@@ -10,6 +10,7 @@ import (
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
 	"antipode.example/platform/blob"
 	"antipode.example/platform/fault"
+	"antipode.example/platform/rpc"
 	"antipode.example/services/asset/internal/media"
 	"antipode.example/services/asset/internal/signedurl"
 )
@@ -84,8 +85,12 @@ func (h *Handlers) send(w http.ResponseWriter, r *http.Request, c *assetv1.Conte
 func announce(h http.Header, c *assetv1.Content, ref blob.Ref) {
 	media.Download{Type: media.Type(c.GetContentType()), Name: c.GetFileName(), Public: c.GetPublic()}.Headers(h)
 	h.Set("Etag", `"`+ref.SHA256.String()+`"`)
-	if c.GetPublic() {
-		h.Set("Surrogate-Key", "asset-"+c.GetAssetId()+" user-"+c.GetOwnerId())
+	if !c.GetPublic() {
+		return
+	}
+	h.Set("Surrogate-Key", "asset-"+c.GetAssetId()+" user-"+c.GetOwnerId())
+	for _, name := range []string{rpc.HeaderToken, rpc.HeaderStale, rpc.HeaderLost} { // what one caller has seen is not for all who get the answer from a cache
+		h.Del(name)
 	}
 }
 
