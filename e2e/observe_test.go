@@ -1,13 +1,16 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,29 +21,61 @@ import (
 	"antipode.example/regions/topology"
 )
 
+// TestWhatOperatorsWatch: every metric of the asset service that the operator's page names is shown, by an instance or by the worker.
+func TestWhatOperatorsWatch(t *testing.T) {
+	page, err := os.ReadFile("../docs/operating.md")
+	must(t, err)
+	names := regexp.MustCompile("`(antipode_(?:asset|blob)_[a-z_]+)`").FindAllStringSubmatch(string(page), -1)
+	if len(names) < 5 {
+		t.Fatalf("docs/operating.md names %v", names)
+	}
+	east := region(t, "us-east")
+	service, _ := world.Topology().Service("asset")
+	for _, n := range names {
+		eventually(t, "docs/operating.md names "+n[1]+", and /metrics shows it", func(ctx context.Context) error {
+			for _, at := range []netip.Addr{east.Topology.Instance(service, 0), east.Topology.Worker(service)} {
+				text, err := metrics(ctx, east, at)
+				if err != nil {
+					return err
+				}
+				if strings.Contains(text, "\n"+n[1]+"{") || strings.Contains(text, "\n"+n[1]+" ") {
+					return nil
+				}
+			}
+			return errors.New("it does not")
+		})
+	}
+}
+
+// metrics is what a process shows.
+func metrics(ctx context.Context, r *lab.Region, at netip.Addr) (string, error) {
+	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: r.Dial, DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+netip.AddrPortFrom(at, topology.PortAdmin).String()+"/metrics", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return string(text), err
+}
+
 // samples are the values of a metric of an instance of a service, counted from 0, by shard.
 func samples(ctx context.Context, r *lab.Region, service string, instance int, metric string) (map[string]float64, error) {
 	s, ok := world.Topology().Service(service)
 	if !ok {
 		return nil, fmt.Errorf("there is no service %q", service)
 	}
-	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: r.Dial, DisableKeepAlives: true}}
-	url := "http://" + netip.AddrPortFrom(r.Topology.Instance(s, instance), topology.PortAdmin).String() + "/metrics"
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	text, err := metrics(ctx, r, r.Topology.Instance(s, instance))
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
 	found := make(map[string]float64)
-	for lines := bufio.NewScanner(resp.Body); ; {
-		if !lines.Scan() {
-			return found, lines.Err()
-		}
-		labels, value, _ := strings.Cut(lines.Text(), "} ")
+	for line := range strings.Lines(text) {
+		labels, value, _ := strings.Cut(strings.TrimSpace(line), "} ")
 		rest, ok := strings.CutPrefix(labels, metric+"{")
 		_, shard, named := strings.Cut(rest, `shard="`)
 		if !ok || !named {
@@ -51,6 +86,7 @@ func samples(ctx context.Context, r *lab.Region, service string, instance int, m
 			return nil, fmt.Errorf("read %s: %w", metric, err)
 		}
 	}
+	return found, nil
 }
 
 // primaries are the addresses of a region's present primaries, shard by shard.
