@@ -9,7 +9,9 @@ import (
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	"antipode.example/platform/blob"
+	"antipode.example/platform/causal"
 	"antipode.example/platform/copies"
+	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
@@ -56,9 +58,9 @@ func (s *Service) Job(user id.ID, stored *recordv1.Record) (job Job, ok bool, er
 	return Job{Asset: c.Ref, Content: of, Region: c.Record.GetUploadRegion(), Since: c.Record.GetUpdateTime().AsTime()}, true, nil
 }
 
-// FindJob is what a worker is to do for an asset as its primary has it now; ok is false if that is nothing, as it is when the asset was deleted, or its user. Errors: those of Copies.MayWrite, since the work
-// would be for nothing; those of the store.
-func (s *Service) FindJob(ctx context.Context, asset copies.Ref) (job Job, ok bool, err error) {
+// FindJob is what a worker is to do for an asset as its primary has it now; ok is false if that is nothing, as it is when the asset was deleted, or its user. Errors: token_ahead, when the primary does not show what was seen
+// of the user: a write's event can be in the log a moment before others see the write; those of Copies.MayWrite, since the work would be for nothing; those of the store.
+func (s *Service) FindJob(ctx context.Context, asset copies.Ref, seen causal.Vector) (job Job, ok bool, err error) {
 	if err := s.assets.MayWrite(); err != nil {
 		return Job{}, false, err
 	}
@@ -67,8 +69,11 @@ func (s *Service) FindJob(ctx context.Context, asset copies.Ref) (job Job, ok bo
 	if err != nil {
 		return Job{}, false, fmt.Errorf("read asset %s: %w", asset.ID, err)
 	}
-	if u.Grave() {
+	switch {
+	case u.Grave():
 		return Job{}, false, nil
+	case !u.Vector.Dominates(seen):
+		return Job{}, false, fault.New(fault.TokenAhead, "the primary does not show yet what the log has of user %s", asset.User)
 	}
 	return s.Job(asset.User, u.Records[k])
 }

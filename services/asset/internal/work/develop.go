@@ -12,21 +12,22 @@ import (
 
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
 	"antipode.example/platform/blob"
+	"antipode.example/platform/causal"
 	"antipode.example/platform/copies"
 	"antipode.example/platform/fault"
 	"antipode.example/services/asset"
 	"antipode.example/services/asset/internal/media"
 )
 
-// attempt does once what there is to do for an asset. It waits for its turn. The caller has taken the asset.
-func (w *Worker) attempt(ctx context.Context, of copies.Ref, how way) error {
+// attempt does once what there is to do for an asset, of whose user this was seen. It waits for its turn. The caller has taken the asset.
+func (w *Worker) attempt(ctx context.Context, of copies.Ref, seen causal.Vector, how way) error {
 	if err := w.running.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer w.running.Release(1)
 	ctx, cancel := context.WithTimeout(ctx, w.pace.image)
 	defer cancel()
-	job, ok, err := w.c.Assets.FindJob(ctx, of)
+	job, ok, err := w.find(ctx, of, seen)
 	if err != nil {
 		return err
 	}
@@ -44,6 +45,16 @@ func (w *Worker) attempt(ctx context.Context, of copies.Ref, how way) error {
 	}
 	w.tell(ctx, job, d, noted, how)
 	return nil
+}
+
+// find finds out what there is to do, as soon as the primary shows what was seen.
+func (w *Worker) find(ctx context.Context, of copies.Ref, seen causal.Vector) (job asset.Job, ok bool, err error) {
+	for n := 1; ; n++ {
+		job, ok, err = w.c.Assets.FindJob(ctx, of, seen)
+		if !fault.Is(err, fault.TokenAhead) || n == w.pace.shows || !pause(ctx, w.pace.show) {
+			return job, ok, err
+		}
+	}
 }
 
 // tell says what came of an image.

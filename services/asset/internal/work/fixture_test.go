@@ -59,7 +59,7 @@ const (
 
 // quick is a pace at which tests need not wait. It does not sweep before an hour has passed; sweeping does.
 var quick = pace{
-	image: 10 * time.Second, tries: 3, first: 5 * time.Millisecond, longest: 20 * time.Millisecond, look: 5 * time.Millisecond, note: 20 * time.Millisecond,
+	image: 10 * time.Second, tries: 3, first: 5 * time.Millisecond, longest: 20 * time.Millisecond, look: 5 * time.Millisecond, show: 10 * time.Millisecond, shows: 20, note: 20 * time.Millisecond,
 	sweep: time.Hour, young: 0, again: time.Hour, page: 3,
 }
 
@@ -156,13 +156,18 @@ func (w *world) capture(t *testing.T, shards shard.Config) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	leases := w.etcd.Leases(t, "capture", "a")
 	var all sync.WaitGroup
+	var started []*capture.Capture
 	for i, s := range shards.Shards {
 		c := must(capture.New(capture.Config{
 			Service: asset.ServiceName, Shard: s.Name, Database: shards.Primary(i), Publisher: w, Leases: leases, Logger: w.log, Meter: noop.Meter{},
 		}))(t)
 		all.Go(func() { c.Run(ctx) })
+		started = append(started, c)
 	}
 	t.Cleanup(func() { stop(); all.Wait() })
+	for _, c := range started { // what was written before does not get into the log
+		servicetest.Eventually(t, "capture is connected", func() bool { return c.Status().Node != "" })
+	}
 }
 
 // Publish implements capture.Publisher.
@@ -192,6 +197,7 @@ type process struct {
 	mu     sync.Mutex
 	opened map[blob.Sum]int
 	put    map[blob.Sum]bool
+	finds  int
 }
 
 // Open and Put are Blobs.
@@ -220,6 +226,13 @@ func (p *process) opens(ref blob.Ref) int {
 	return p.opened[ref.SHA256]
 }
 
+// asked is how often the primary was asked what there is to do.
+func (p *process) asked() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.finds
+}
+
 // puts is how many variants were stored.
 func (p *process) puts() int {
 	p.mu.Lock()
@@ -231,6 +244,13 @@ func (p *process) puts() int {
 type assetsOf struct {
 	*asset.Service
 	p *process
+}
+
+func (a assetsOf) FindJob(ctx context.Context, of copies.Ref, seen causal.Vector) (asset.Job, bool, error) {
+	a.p.mu.Lock()
+	a.p.finds++
+	a.p.mu.Unlock()
+	return a.Service.FindJob(ctx, of, seen)
 }
 
 func (a assetsOf) Develop(ctx context.Context, job asset.Job, d asset.Developed) (bool, error) {
@@ -345,13 +365,27 @@ func (w *world) damage(t *testing.T, ref blob.Ref) {
 // create makes an asset that has content, of a new user.
 func create(t *testing.T, records *copies.Records[*assetv1.AssetRecord], into string, content blob.Ref, as media.Type) copies.Ref {
 	t.Helper()
-	slot := must(id.RandomSlot(rand.Reader))(t)
-	of := copies.Ref{User: must(id.New(time.Now(), slot, rand.Reader))(t), ID: must(id.New(time.Now(), slot, rand.Reader))(t)}
-	write(t, records, of, func(rec *assetv1.AssetRecord, now time.Time) error {
-		rec.Name, rec.OriginRegion, rec.UploadRegion, rec.CreateTime = "a photo", into, into, timestamppb.New(now)
-		return asset.Complete(rec, &assetv1.AssetRecord_Content{Sha256: content.SHA256[:], Size: content.Size, ContentType: string(as)}, now)
-	})
+	of := newRef(t)
+	createAs(t, records, of, into, content, as)
 	return of
+}
+
+func createAs(t *testing.T, records *copies.Records[*assetv1.AssetRecord], of copies.Ref, into string, content blob.Ref, as media.Type) {
+	t.Helper()
+	write(t, records, of, func(rec *assetv1.AssetRecord, now time.Time) error { return complete(rec, into, content, as, now) })
+}
+
+// complete is what a region does that takes content.
+func complete(rec *assetv1.AssetRecord, into string, content blob.Ref, as media.Type, now time.Time) error {
+	rec.Name, rec.OriginRegion, rec.UploadRegion, rec.CreateTime = "a photo", into, into, timestamppb.New(now)
+	return asset.Complete(rec, &assetv1.AssetRecord_Content{Sha256: content.SHA256[:], Size: content.Size, ContentType: string(as)}, now)
+}
+
+// newRef names an asset of a new user.
+func newRef(t *testing.T) copies.Ref {
+	t.Helper()
+	slot := must(id.RandomSlot(rand.Reader))(t)
+	return copies.Ref{User: must(id.New(time.Now(), slot, rand.Reader))(t), ID: must(id.New(time.Now(), slot, rand.Reader))(t)}
 }
 
 // write changes an asset, as its owner would.

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/platform/causal"
 	"antipode.example/platform/copies"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
@@ -145,8 +146,8 @@ func (f *follower) read(ctx context.Context) error {
 
 // take has a message dealt with, as soon as there is room.
 func (f *follower) take(ctx context.Context, m kafka.Message) error {
-	todo, err := f.todo(m)
-	if err == nil && len(todo) == 0 {
+	what, err := f.todo(m)
+	if err == nil && len(what.assets) == 0 {
 		f.at.pass(m.Offset)
 		return nil
 	}
@@ -158,53 +159,64 @@ func (f *follower) take(ctx context.Context, m kafka.Message) error {
 	f.at.start(m.Offset)
 	f.tasks.Go(func() {
 		defer func() { <-f.room }()
-		if f.handle(ctx, m, todo, err) == nil {
+		if f.handle(ctx, m, what, err) == nil {
 			f.at.done(m.Offset)
 		}
 	})
 	return nil
 }
 
+// todo is what an event asks for.
+type todo struct {
+	assets []copies.Ref
+	// seen is the event's own write.
+	seen causal.Vector
+}
+
 // todo are the assets of this region that an event leaves without having been looked into. What was uploaded elsewhere is looked into there.
-func (f *follower) todo(m kafka.Message) ([]copies.Ref, error) {
+func (f *follower) todo(m kafka.Message) (todo, error) {
 	var e replicationv1.Envelope
 	if err := proto.Unmarshal(m.Value, &e); err != nil {
-		return nil, fmt.Errorf("decode the envelope: %w", err)
+		return todo{}, fmt.Errorf("decode the envelope: %w", err)
 	}
 	if e.GetEvent() == nil {
-		return nil, nil
+		return todo{}, nil
 	}
 	user, err := id.FromBytes(e.GetEvent().GetUserId())
 	if err != nil {
-		return nil, fmt.Errorf("read the user of an event: %w", err)
+		return todo{}, fmt.Errorf("read the user of an event: %w", err)
 	}
-	var all []copies.Ref
+	var all todo
 	for _, stored := range e.GetEvent().GetRecords() {
 		job, ok, err := f.c.Assets.Job(user, stored)
 		if err != nil {
-			return nil, err
+			return todo{}, err
 		}
 		if ok && job.Region == f.c.Region {
-			all = append(all, job.Asset)
+			all.assets = append(all.assets, job.Asset)
 		}
+	}
+	// What an earlier incarnation of the region wrote may be lost, and is not waited for.
+	if dot := causal.DotOf(e.GetEvent().GetDot()); dot.Replica == f.c.Store.Replica() {
+		all.seen = causal.Vector{dot.Replica: dot.N}
 	}
 	return all, nil
 }
 
 // handle does what an event asks for, or keeps it as a dead letter. Its error is that ctx has ended.
-func (f *follower) handle(ctx context.Context, m kafka.Message, todo []copies.Ref, unreadable error) error {
+func (f *follower) handle(ctx context.Context, m kafka.Message, what todo, unreadable error) error {
 	if unreadable != nil {
 		return f.giveUp(ctx, m, failure{err: unreadable, partition: f.partition})
 	}
-	for _, of := range todo {
-		if err := f.handleOne(ctx, m, of); err != nil {
+	for _, of := range what.assets {
+		if err := f.handleOne(ctx, m, of, what.seen); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *follower) handleOne(ctx context.Context, m kafka.Message, of copies.Ref) error {
+func (f *follower) handleOne(ctx context.Context, m kafka.Message, of copies.Ref, seen causal.Vector) error {
 	if err := f.assets.take(ctx, of.ID); err != nil {
 		return err
 	}
@@ -214,7 +226,7 @@ func (f *follower) handleOne(ctx context.Context, m kafka.Message, of copies.Ref
 		if err := f.await(ctx); err != nil {
 			return err
 		}
-		err := f.attempt(ctx, of, byLog)
+		err := f.attempt(ctx, of, seen, byLog)
 		switch {
 		case err == nil:
 			return nil
@@ -272,7 +284,11 @@ func (f *follower) note(ctx context.Context) {
 	if place == f.noted {
 		return
 	}
-	if err := f.c.Events.Commit(ctx, Group, f.c.Topic, f.partition, place); err != nil {
+	err := f.c.Events.Commit(ctx, Group, f.c.Topic, f.partition, place)
+	if ctx.Err() != nil {
+		return // whoever ends it notes it once more
+	}
+	if err != nil {
 		f.log.WarnContext(ctx, "place in the region's log is not noted", slog.Int64("place", place), slog.Any("error", err))
 		return
 	}

@@ -121,7 +121,7 @@ func (s *sweep) handleSome(ctx context.Context, jobs []asset.Job) {
 		}
 		all.Go(func() {
 			defer s.assets.leave(job.Asset.ID)
-			if errs[i] = s.attempt(ctx, job.Asset, bySweep); errs[i] == nil {
+			if errs[i] = s.attempt(ctx, job.Asset, nil, bySweep); errs[i] == nil {
 				done.Store(true)
 			}
 		})

@@ -27,6 +27,7 @@ import (
 
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
 	"antipode.example/platform/blob"
+	"antipode.example/platform/causal"
 	"antipode.example/platform/copies"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
@@ -43,12 +44,13 @@ const Group = "antipode.asset.work"
 // Assets are the rules of assets; see there for what the methods promise. *asset.Service is one.
 type Assets interface {
 	Job(user id.ID, stored *recordv1.Record) (job asset.Job, ok bool, err error)
-	FindJob(ctx context.Context, of copies.Ref) (job asset.Job, ok bool, err error)
+	FindJob(ctx context.Context, of copies.Ref, seen causal.Vector) (job asset.Job, ok bool, err error)
 	Develop(ctx context.Context, job asset.Job, d asset.Developed) (noted bool, err error)
 }
 
-// Store lists the assets that nobody has looked into; see store.Store.
+// Store lists the assets that nobody has looked into, and knows who writes here; see store.Store.
 type Store interface {
+	Replica() causal.Replica
 	Hidden(ctx context.Context, recordType string, before, after time.Time, afterID id.ID, limit int) ([]store.Listed, error)
 }
 
@@ -91,8 +93,9 @@ type pace struct {
 	// tries is how often an event is tried, and first the pause after the first time. Each pause is three times as long as the one before, and at most longest.
 	tries          int
 	first, longest time.Duration
-	// look is how often it is asked whether the region may be worked for again.
-	look time.Duration
+	// look is how often it is asked whether the region may be worked for again, and show whether the primary shows what the log has, in an attempt at most shows times.
+	look, show time.Duration
+	shows      int
 	// note is how often a place in the log is noted.
 	note time.Duration
 	// sweep is from one sweep to the next, which takes what was uploaded so long ago as young says, and what failed in a sweep so long ago as again says; page is how much of it at a time.
@@ -101,7 +104,7 @@ type pace struct {
 }
 
 var usual = pace{ //nolint:gochecknoglobals // a constant that Go can't express
-	image: time.Minute, tries: 5, first: 2 * time.Second, longest: 30 * time.Second, look: time.Second, note: 5 * time.Second,
+	image: time.Minute, tries: 5, first: 2 * time.Second, longest: 30 * time.Second, look: time.Second, show: 50 * time.Millisecond, shows: 20, note: 5 * time.Second,
 	sweep: 10 * time.Second, young: 30 * time.Second, again: 10 * time.Minute, page: 100,
 }
 

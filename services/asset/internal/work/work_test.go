@@ -10,8 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
+	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/blob"
+	"antipode.example/platform/causal"
 	"antipode.example/platform/copies"
 	"antipode.example/platform/kafka"
 	"antipode.example/platform/service/servicetest"
@@ -34,6 +38,8 @@ func TestWork(t *testing.T) {
 		{"damaged content makes no refusal", damagedContentMakesNoRefusal},
 		{"two share the partitions, and one dies", twoShareThePartitionsAndOneDies},
 		{"duplicates", duplicates},
+		{"the log is ahead of the primary", theLogIsAheadOfThePrimary},
+		{"the log is of an earlier incarnation", theLogIsOfAnEarlierIncarnation},
 		{"deleted meanwhile", deletedMeanwhile},
 		{"other content meanwhile", otherContentMeanwhile},
 		{"an event that cannot be read", anEventThatCannotBeRead},
@@ -245,6 +251,52 @@ func (w *world) messages(t *testing.T, of copies.Ref) []kafka.Message {
 	return nil
 }
 
+// theLogIsAheadOfThePrimary: a commit is decoded and published when it is on the disk, a moment before it is visible.
+func theLogIsAheadOfThePrimary(t *testing.T, w *world) {
+	p := w.process(t, "a", quick)
+	p.pace.shows = 1000
+	p.start(t)
+	ref := must(w.bucket.Put(t.Context(), bytes.NewReader(photo(t, 20, 20)), 1<<20))(t)
+	of := newRef(t)
+	w.announce(t, w.store.Replica(), of, ref)
+	servicetest.Eventually(t, "somebody has looked for it", func() bool { return p.asked() >= 2 })
+	w.dropped.set(true)
+	createAs(t, w.records, of, region, ref, media.JPEG)
+	w.developed(t, of)
+	w.dropped.set(false)
+	if p.count(t, "needless") != 0 || p.count(t, "retries") != 0 {
+		t.Errorf("%d were needless, with %d retries", p.count(t, "needless"), p.count(t, "retries"))
+	}
+}
+
+// theLogIsOfAnEarlierIncarnation, whose last writes may be lost: they are not waited for.
+func theLogIsOfAnEarlierIncarnation(t *testing.T, w *world) {
+	p := w.process(t, "a", quick).start(t)
+	of := newRef(t)
+	w.announce(t, causal.NewReplica(1, 7), of, must(w.bucket.Put(t.Context(), bytes.NewReader(photo(t, 20, 20)), 1<<20))(t))
+	servicetest.Eventually(t, "it is dealt with", func() bool { return p.count(t, "needless") == 1 && p.count(t, "lag") == 0 })
+	if len(w.letters(t, of)) != 0 {
+		t.Error("it is a dead letter")
+	}
+}
+
+// announce puts the event of a replica's first write of a user into the log: it creates an asset with content.
+func (w *world) announce(t *testing.T, writer causal.Replica, of copies.Ref, content blob.Ref) {
+	t.Helper()
+	engine := &state.Engine{Registry: must(asset.NewRegistry())(t), Service: asset.ServiceName, Replica: writer}
+	event := must(engine.Write(state.NewUser(of.User), state.WriteOptions{Now: time.Now()}, func(d *state.Draft) error {
+		rec := &assetv1.AssetRecord{}
+		if err := complete(rec, region, content, media.JPEG, d.Now()); err != nil {
+			return err
+		}
+		return d.Put(w.records.Key(of.ID), rec)
+	}))(t)
+	value := must(proto.Marshal(&replicationv1.Envelope{Payload: &replicationv1.Envelope_Event{Event: event}}))(t)
+	if err := w.events.Producer(w.topic).Publish(t.Context(), []kafka.Message{{Key: of.User[:], Value: value}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func deletedMeanwhile(t *testing.T, w *world) {
 	p := w.process(t, "a", quick)
 	p.beforeDevelop = func(ctx context.Context, job asset.Job) error {
@@ -262,7 +314,7 @@ func deletedMeanwhile(t *testing.T, w *world) {
 // otherContentMeanwhile: what a worker made of content that lost against another one does not become that one's.
 func otherContentMeanwhile(t *testing.T, w *world) {
 	of, _ := w.upload(t, "eu-west", photo(t, 20, 20))
-	job, ok, err := w.assets.FindJob(t.Context(), of)
+	job, ok, err := w.assets.FindJob(t.Context(), of, nil)
 	if !ok || err != nil {
 		t.Fatal(ok, err)
 	}
