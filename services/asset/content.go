@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -112,7 +111,7 @@ func (s *Service) Sign(ctx context.Context, g Signing, v Viewer, seen copies.See
 	now := s.c.Clock.Now()
 	expires = now.Add(g.Lifetime).Truncate(time.Second)
 	address, err = s.c.Signed.Sign(signedurl.Grant{
-		Method: http.MethodGet, Path: signedPath + g.User.String() + "/" + g.ID.String() + "/" + variant, Expires: now.Add(g.Lifetime), FileName: g.FileName,
+		Method: signedurl.Reading, Path: signedPath + g.User.String() + "/" + g.ID.String() + "/" + variant, Expires: now.Add(g.Lifetime), FileName: g.FileName,
 	}, now)
 	return d, address, expires, err
 }

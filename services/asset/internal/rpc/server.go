@@ -140,7 +140,7 @@ func (s *Server) DeleteAsset(ctx context.Context, r *assetv1.DeleteAssetRequest)
 }
 
 // CreateSignedUrl makes an address for those who have no token. Its name is the generated interface's.
-func (s *Server) CreateSignedUrl(ctx context.Context, r *assetv1.CreateSignedUrlRequest) (*assetv1.SignedUrl, error) { //nolint:staticcheck // the generated name
+func (s *Server) CreateSignedUrl(ctx context.Context, r *assetv1.CreateSignedUrlRequest) (*assetv1.SignedUrl, error) {
 	call := rpc.FromContext(ctx)
 	ref, err := named(ctx, r.GetId(), r.GetOwnerId())
 	if err != nil {

@@ -40,9 +40,12 @@ const (
 	signatureParameter = "signature"
 )
 
+// Reading is the Grant.Method of who fetches.
+const Reading = http.MethodGet
+
 // Grant is what an address allows.
 type Grant struct {
-	// Method is GET, which HEAD counts as, or another method of HTTP.
+	// Method is Reading, which HEAD counts as, or another method of HTTP.
 	Method string
 	// Path of the object, absolute and clean, of characters that need no escape.
 	Path string
