@@ -150,7 +150,7 @@ func Blobs(rec *assetv1.AssetRecord) ([]blob.Ref, error) {
 	return refs(all)
 }
 
-// BlobsInConflict are the contents that a conflict names: one that lost against another may be restored.
+// BlobsInConflict are the contents that a conflict names: whoever looks into it wants to see what has lost.
 func BlobsInConflict(c *recordv1.Conflict) ([]blob.Ref, error) {
 	if c.GetType() != RecordType || c.GetDigest() {
 		return nil, nil

@@ -18,6 +18,7 @@ import (
 	"antipode.example/platform/gateway"
 	"antipode.example/platform/id"
 	"antipode.example/platform/lifecycle"
+	"antipode.example/platform/record"
 	"antipode.example/platform/service"
 	"antipode.example/platform/store"
 	"antipode.example/services/asset"
@@ -32,12 +33,13 @@ import (
 
 // app is what a process of the asset service has of its own.
 type app struct {
-	cfg    Config
-	signed signedurl.Keys
-	users  *users.Users
-	blobs  blobs
-	assets *asset.Service
-	server *assetrpc.Server
+	cfg      Config
+	registry *record.Registry
+	signed   signedurl.Keys
+	users    *users.Users
+	blobs    blobs
+	assets   *asset.Service
+	server   *assetrpc.Server
 	// Without the role api, these are nil; without the role worker, that.
 	content   *content.Handlers
 	recounter *recount.Recounter
@@ -68,12 +70,13 @@ func define(file string) (service.Config, service.Definition, error) {
 }
 
 func (a *app) definition() (service.Definition, error) {
-	registry, err := asset.NewRegistry()
-	if err != nil {
+	var err error
+	if a.registry, err = asset.NewRegistry(); err != nil {
 		return service.Definition{}, fmt.Errorf("register record types: %w", err)
 	}
 	return service.Definition{
-		Registry:    registry,
+		Registry:    a.registry,
+		MayRestore:  a.mayRestore,
 		Projections: map[string]store.Projection{asset.RecordType: asset.Projection},
 		Follows:     []string{auth.ServiceUser, auth.ServiceSession},
 		Forget:      func(ctx context.Context, user id.ID) error { return a.assets.Forget(ctx, user) },
