@@ -31,7 +31,7 @@ func photo(t *testing.T, width, height int) []byte {
 	img := image.NewRGBA(image.Rect(0, 0, width, height))
 	for y := range height {
 		for x := range width {
-			img.SetRGBA(x, y, color.RGBA{tint[0] ^ byte(x), tint[1] ^ byte(y), tint[2], 255}) //nolint:gosec // any colour will do
+			img.SetRGBA(x, y, color.RGBA{tint[0] ^ byte(x), tint[1] ^ byte(y), tint[2], 255})
 		}
 	}
 	var b bytes.Buffer

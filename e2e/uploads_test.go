@@ -47,7 +47,7 @@ func (p pattern) ReadAt(b []byte, off int64) (n int, err error) {
 		part := copy(b[n:], p.block[within:end])
 		if within < 8 {
 			var head [8]byte
-			binary.BigEndian.PutUint64(head[:], uint64(number)^binary.BigEndian.Uint64(p.block)) //nolint:gosec // a number of blocks
+			binary.BigEndian.PutUint64(head[:], uint64(number)^binary.BigEndian.Uint64(p.block))
 			copy(b[n:n+part], head[within:])
 		}
 		n, off = n+part, off+int64(part)

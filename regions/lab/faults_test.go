@@ -64,7 +64,7 @@ func TestFaultsOnRealEngines(t *testing.T) {
 		{
 			"kill alpha/redis", "crash alpha/haproxy", "pause alpha/user-a", "wipe beta/redis", "wipe beta/kafka", "kill-postmaster beta/pg-s1-1", "clock beta -5m",
 			"cut alpha beta", "cut-one-way gamma alpha", "loss alpha gamma 5%", "delay alpha gamma 500ms", "rate alpha gamma 1mbit", "wipe gamma/etcd-global",
-			"orphan alpha/pg-s1-1",
+			"orphan alpha/pg-s1-1", "pause alpha/asset-work", "wipe beta/asset-work", "kill gamma/asset-a",
 		},
 		{"isolate beta", "wipe alpha/pg-s1-1", "wipe gamma"},
 		{"kill-postmaster alpha/pg-s1-1", "power-off beta", "wipe gamma/etcd-regional"},

@@ -407,6 +407,36 @@ func TestASecondServiceIsRunAsTheFirst(t *testing.T) {
 	}
 }
 
+// What processes of a service share is made with the first of them, by whoever starts, and stays when one of them is wiped.
+func TestProcessesShareADirectory(t *testing.T) {
+	l := &Lab{site: engine.Site{Dir: t.TempDir()}}
+	shared := l.site.SharedDir("alpha", "asset")
+	kept := filepath.Join(shared, "kept")
+	for i, name := range []string{"asset-a", "asset-work", "asset-a"} {
+		u := engine.Unit{Name: name, Dir: l.site.ComponentDir("alpha", name), Shared: []string{shared}, Files: map[string]string{"config.yaml": "x"}}
+		if err := l.writeUnit(u); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(shared); err != nil || !info.IsDir() || info.Mode().Perm() != 0o700 {
+			t.Fatalf("after the start of %s the directory is %v, %v", name, info, err)
+		}
+		if i == 0 {
+			if err := os.WriteFile(kept, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := removeAll(u.Dir); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(kept); err != nil {
+			t.Errorf("after %s was wiped: %v", name, err)
+		}
+	}
+	if err := removeAll(l.site.RegionDir("alpha")); err != nil || isGone(shared) != nil {
+		t.Errorf("after the region was wiped: %v", err)
+	}
+}
+
 func TestRegionState(t *testing.T) {
 	of := func(states ...proc.State) []ComponentStatus {
 		var all []ComponentStatus

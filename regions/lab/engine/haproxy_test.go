@@ -272,7 +272,7 @@ func TestHAProxyRepeatsOnlyWhatMayBeRepeated(t *testing.T) {
 		"a keyed purchase by gRPC, after it died": {
 			http.MethodPost, "/antipode.user.v1.UserService/PurchaseUser", http.Header{"Content-Type": {"application/grpc"}, "Idempotency-Key": {"k"}}, dies, 200, 2,
 		},
-		"an introspection, after it died":          {http.MethodPost, "/v1/users:introspect", nil, dies, 200, 2},
+		"an introspection, after it died": {http.MethodPost, "/v1/users:introspect", nil, dies, 200, 2},
 		"a keyed refresh by gRPC, after it died": {
 			http.MethodPost, "/antipode.user.v1.UserService/RefreshUser", http.Header{"Content-Type": {"application/grpc"}, "Idempotency-Key": {"k"}}, dies, 200, 2,
 		},
@@ -406,8 +406,8 @@ func TestHAProxyPassesOnARefusalOfContent(t *testing.T) {
 	front, _, _, session := startHAProxy(t)
 	session.take(answers(http.StatusRequestEntityTooLarge))
 	refused := func(path string, length int64) string {
-		body, client := io.Pipe() // through which nothing comes
-		defer client.Close()
+		body, client := io.Pipe()             // through which nothing comes
+		defer func() { _ = client.Close() }() // of a pipe, never fails
 		resp, err := upload(t, http.MethodPut, "http://"+front+path, length, body)
 		if err != nil {
 			t.Fatalf("%s: %v", path, err)
