@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -403,4 +404,38 @@ func watchMemory(t *testing.T) (most func() uint64) {
 		<-done
 		return max(peak, base) - base
 	}
+}
+
+// Several clients that send one upload, to two instances of the region, get in each other's way, and spoil nothing.
+func TestTusAtOnce(t *testing.T) {
+	f := start(t, options{})
+	want := random(1, 300_000)
+	path := f.create(t, int64(len(want)))
+	instances := []*fixture{f, start(t, options{beside: f})}
+	var clients sync.WaitGroup
+	for i := range 4 {
+		clients.Go(func() { instances[i%2].send(t, path, want) })
+	}
+	clients.Wait()
+	f.has(t, want)
+}
+
+// send is a client that goes on where the upload is, until that is whole.
+func (f *fixture) send(t *testing.T, path string, content []byte) {
+	t.Helper()
+	for range 1000 {
+		a := f.do(t, ann, "HEAD", path, nil, tus1)
+		at, err := strconv.Atoi(a.header.Get("Upload-Offset"))
+		switch {
+		case a.status == http.StatusServiceUnavailable:
+			continue
+		case a.status != http.StatusOK || err != nil:
+			t.Errorf("head: %d %v", a.status, a.header)
+			return
+		case at == len(content):
+			return
+		}
+		f.patch(t, path, int64(at), bytes.NewReader(content[at:min(at+50_000, len(content))]))
+	}
+	t.Error("it does not get on")
 }
