@@ -167,7 +167,7 @@ func TestGetIsCutOff(t *testing.T) {
 // A slow reader who takes something now and then gets all.
 func TestGetSlowly(t *testing.T) {
 	f := start(t, options{patience: time.Second})
-	want := random(1, 8<<20)
+	want := random(1, 24<<20)
 	f.offer(t, want, "application/octet-stream", "x")
 	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+f.addr+"/v1/assets/"+cat+"/content", http.NoBody)
 	if err != nil {

@@ -260,6 +260,10 @@ func TestTusComesBack(t *testing.T) {
 	if a, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(a), "HTTP/1.1 503 ") || !strings.Contains(string(a), "another request for this upload") {
 		t.Errorf("%s, %v", a, err)
 	}
+	// Whoever has the upload then is left alone, for longer than it takes to look whether anybody wants it.
+	if a := f.patch(t, path, 10, &drops{left: 6, every: lookStop / 2}); a.status != http.StatusNoContent || a.header.Get("Upload-Offset") != "16" {
+		t.Errorf("afterwards: %d %v %s", a.status, a.header, a.body)
+	}
 }
 
 func TestTusExpires(t *testing.T) {
