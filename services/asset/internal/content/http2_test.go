@@ -24,7 +24,6 @@ func TestHTTP2(t *testing.T) {
 	f.over2(t)
 	path := "/v1/assets/" + cat + "/content"
 	give, keep := io.Pipe()
-	defer keep.Close()
 	go func() { _, _ = io.WriteString(keep, "half") }()
 	if a := f.do(t, ann, "PUT", path, give); a.status != http.StatusBadRequest || !strings.Contains(a.problem(t).Detail, "stopped coming") {
 		t.Errorf("stalled: %d %s", a.status, a.body)
@@ -36,7 +35,6 @@ func TestHTTP2(t *testing.T) {
 
 	upload := f.create(t, 100)
 	give2, keep2 := io.Pipe()
-	defer keep2.Close()
 	go func() { _, _ = io.WriteString(keep2, "0123456789") }()
 	if a := f.patch(t, upload, 0, give2); a.status != http.StatusGatewayTimeout {
 		t.Errorf("stalled piece: %d %s", a.status, a.body)

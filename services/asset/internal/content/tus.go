@@ -103,7 +103,7 @@ func (t *tus) guard(next func(http.ResponseWriter, *http.Request) error) func(ht
 			err = next(w, r)
 		}
 		if err != nil {
-			c.abandon(w, r, fault.Is(err, fault.Deadline))
+			c.abandon(w, r, fault.Is(err, fault.Deadline) || errors.Is(err, handler.ErrUploadInterrupted))
 		}
 		c.writing()
 		var s *statusError
@@ -438,7 +438,7 @@ func (a *answer) fault(stalled bool, patience time.Duration) error {
 	case handler.ErrReadTimeout.ErrorCode:
 		return fault.New(fault.Deadline, "the piece stopped coming, nothing for %v; %s", patience, again).Because(said)
 	case handler.ErrUploadInterrupted.ErrorCode:
-		return fault.New(fault.Unavailable, "another request for this upload came; %s", again).Because(said)
+		return fault.New(fault.Unavailable, "another request for this upload came; %s", again).Because(handler.ErrUploadInterrupted)
 	case handler.ErrUnexpectedEOF.ErrorCode, handler.ErrConnectionReset.ErrorCode:
 		return fault.New(fault.Invalid, "the piece did not come in whole; %s", again).Because(said)
 	default:
