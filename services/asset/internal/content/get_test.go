@@ -140,7 +140,7 @@ func TestGetBlob(t *testing.T) {
 // A reader that takes nothing is cut off; the next test of leaks sees that nothing is left of it.
 func TestGetIsCutOff(t *testing.T) {
 	f := start(t, options{patience: 300 * time.Millisecond})
-	f.offer(t, random(1, 64<<20), "application/octet-stream", "x")
+	f.offer(t, random(1, 24<<20), "application/octet-stream", "x")
 	c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", f.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +159,7 @@ func TestGetIsCutOff(t *testing.T) {
 	}
 	n, err := io.Copy(io.Discard, c)
 	var timeout net.Error
-	if n >= 64<<20 || errors.As(err, &timeout) && timeout.Timeout() {
+	if n >= 24<<20 || errors.As(err, &timeout) && timeout.Timeout() {
 		t.Errorf("it got %d bytes, %v", n, err)
 	}
 }
@@ -167,7 +167,7 @@ func TestGetIsCutOff(t *testing.T) {
 // A slow reader who takes something now and then gets all.
 func TestGetSlowly(t *testing.T) {
 	f := start(t, options{patience: time.Second})
-	want := random(1, 8<<20)
+	want := random(1, 24<<20)
 	f.offer(t, want, "application/octet-stream", "x")
 	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+f.addr+"/v1/assets/"+cat+"/content", http.NoBody)
 	if err != nil {

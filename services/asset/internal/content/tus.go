@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -101,7 +103,7 @@ func (t *tus) guard(next func(http.ResponseWriter, *http.Request) error) func(ht
 			err = next(w, r)
 		}
 		if err != nil {
-			c.abandon(w, r, fault.Is(err, fault.Deadline))
+			c.abandon(w, r, fault.Is(err, fault.Deadline) || errors.Is(err, handler.ErrUploadInterrupted))
 		}
 		c.writing()
 		var s *statusError
@@ -237,10 +239,12 @@ func (t *tus) move(w http.ResponseWriter, r *http.Request, move http.HandlerFunc
 	a := &answer{ResponseWriter: w, header: http.Header{}}
 	ask := r.Clone(r.Context())
 	ask.URL.Path = u.String()
+	content := &stalling{ReadCloser: r.Body}
+	ask.Body = content
 	move(a, ask)
 	c.received()
 	if a.status >= http.StatusBadRequest {
-		return a.fault(t.cfg.Patience)
+		return a.fault(content.stalled, t.cfg.Patience)
 	}
 	if _, err := t.finish(r.Context(), u); err != nil {
 		return err
@@ -401,11 +405,27 @@ func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 // Unwrap lets http.ResponseController reach the connection.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
+// stalling notes that a body stopped coming. Tusd takes that for a failure of the disk when it is said as HTTP/2 does.
+type stalling struct {
+	io.ReadCloser
+	stalled bool
+}
+
+// Read implements io.Reader.
+func (s *stalling) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	s.stalled = errors.Is(err, os.ErrDeadlineExceeded)
+	return n, err
+}
+
 // fault is what tusd has refused.
-func (a *answer) fault(patience time.Duration) error {
+func (a *answer) fault(stalled bool, patience time.Duration) error {
 	code, _, _ := strings.Cut(a.body.String(), ":")
 	said := errors.New(strings.TrimSpace(a.body.String()))
 	again := "what came of it is kept: ask with HEAD how much that is"
+	if stalled && code != handler.ErrUploadInterrupted.ErrorCode {
+		code = handler.ErrReadTimeout.ErrorCode
+	}
 	switch code {
 	case handler.ErrNotFound.ErrorCode:
 		return unknownUpload()
@@ -418,7 +438,7 @@ func (a *answer) fault(patience time.Duration) error {
 	case handler.ErrReadTimeout.ErrorCode:
 		return fault.New(fault.Deadline, "the piece stopped coming, nothing for %v; %s", patience, again).Because(said)
 	case handler.ErrUploadInterrupted.ErrorCode:
-		return fault.New(fault.Unavailable, "another request for this upload came; %s", again).Because(said)
+		return fault.New(fault.Unavailable, "another request for this upload came; %s", again).Because(handler.ErrUploadInterrupted)
 	case handler.ErrUnexpectedEOF.ErrorCode, handler.ErrConnectionReset.ErrorCode:
 		return fault.New(fault.Invalid, "the piece did not come in whole; %s", again).Because(said)
 	default:

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -259,6 +260,10 @@ func TestTusComesBack(t *testing.T) {
 	if a, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(a), "HTTP/1.1 503 ") || !strings.Contains(string(a), "another request for this upload") {
 		t.Errorf("%s, %v", a, err)
 	}
+	// Whoever has the upload then is left alone, for longer than it takes to look whether anybody wants it.
+	if a := f.patch(t, path, 10, &drops{left: 6, every: lookStop / 2}); a.status != http.StatusNoContent || a.header.Get("Upload-Offset") != "16" {
+		t.Errorf("afterwards: %d %v %s", a.status, a.header, a.body)
+	}
 }
 
 func TestTusExpires(t *testing.T) {
@@ -403,4 +408,38 @@ func watchMemory(t *testing.T) (most func() uint64) {
 		<-done
 		return max(peak, base) - base
 	}
+}
+
+// Several clients that send one upload, to two instances of the region, get in each other's way, and spoil nothing.
+func TestTusAtOnce(t *testing.T) {
+	f := start(t, options{})
+	want := random(1, 300_000)
+	path := f.create(t, int64(len(want)))
+	instances := []*fixture{f, start(t, options{beside: f})}
+	var clients sync.WaitGroup
+	for i := range 4 {
+		clients.Go(func() { instances[i%2].send(t, path, want) })
+	}
+	clients.Wait()
+	f.has(t, want)
+}
+
+// send is a client that goes on where the upload is, until that is whole.
+func (f *fixture) send(t *testing.T, path string, content []byte) {
+	t.Helper()
+	for range 1000 {
+		a := f.do(t, ann, "HEAD", path, nil, tus1)
+		at, err := strconv.Atoi(a.header.Get("Upload-Offset"))
+		switch {
+		case a.status == http.StatusServiceUnavailable:
+			continue
+		case a.status != http.StatusOK || err != nil:
+			t.Errorf("head: %d %v", a.status, a.header)
+			return
+		case at == len(content):
+			return
+		}
+		f.patch(t, path, int64(at), bytes.NewReader(content[at:min(at+50_000, len(content))]))
+	}
+	t.Error("it does not get on")
 }
