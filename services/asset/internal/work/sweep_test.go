@@ -168,8 +168,8 @@ func TestOneAssetAtATime(t *testing.T) {
 		go func() { waited <- s.assets.take(t.Context(), numbered(1)) }()
 		synctest.Wait()
 		select {
-		case <-waited:
-			t.Fatal("it was taken twice")
+		case err := <-waited:
+			t.Fatalf("it was taken twice: %v", err)
 		default:
 		}
 		s.assets.leave(numbered(1))
