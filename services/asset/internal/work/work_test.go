@@ -53,6 +53,7 @@ func TestWork(t *testing.T) {
 }
 
 func aPhotoGetsItsVariants(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", quick).start(t)
 	of, _ := w.upload(t, region, photo(t, 900, 300))
 	variants := w.developed(t, of)
@@ -79,6 +80,7 @@ func aPhotoGetsItsVariants(t *testing.T, w *world) {
 
 // killedBeforeTheRecordIsWritten: the next worker makes the same bytes.
 func killedBeforeTheRecordIsWritten(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", quick)
 	made := make(chan asset.Job)
 	p.beforeDevelop = func(ctx context.Context, job asset.Job) error {
@@ -103,6 +105,7 @@ func killedBeforeTheRecordIsWritten(t *testing.T, w *world) {
 }
 
 func whatIsNoImageIsRefusedOnce(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", sweeping()).start(t)
 	cut := photo(t, 700, 700)
 	for name, content := range map[string][]byte{
@@ -133,6 +136,7 @@ func second(of copies.Ref, _ blob.Ref) copies.Ref { return of }
 
 // aBucketThatIsDown: the event is tried, and is a dead letter then; the log goes on, and the sweep heals.
 func aBucketThatIsDown(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", quick)
 	p.broken.set(true)
 	p.start(t)
@@ -160,6 +164,7 @@ func aBucketThatIsDown(t *testing.T, w *world) {
 }
 
 func damagedContentMakesNoRefusal(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", quick).start(t)
 	content := photo(t, 60, 60)
 	ref := must(w.bucket.Put(t.Context(), bytes.NewReader(content), 1<<20))(t)
@@ -172,6 +177,7 @@ func damagedContentMakesNoRefusal(t *testing.T, w *world) {
 }
 
 func twoShareThePartitionsAndOneDies(t *testing.T, w *world) {
+	t.Helper()
 	all := []*process{w.process(t, "a", quick), w.process(t, "b", quick)}
 	stuck := make(chan struct{})
 	for _, p := range all {
@@ -213,6 +219,7 @@ func (p *process) has() int {
 
 // duplicates of events change nothing, wherever they come from.
 func duplicates(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", quick).start(t)
 	of, ref := w.upload(t, region, photo(t, 40, 40))
 	w.developed(t, of)
@@ -253,6 +260,7 @@ func (w *world) messages(t *testing.T, of copies.Ref) []kafka.Message {
 
 // theLogIsAheadOfThePrimary: a commit is decoded and published when it is on the disk, a moment before it is visible.
 func theLogIsAheadOfThePrimary(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", quick)
 	p.pace.shows = 1000
 	p.start(t)
@@ -271,6 +279,7 @@ func theLogIsAheadOfThePrimary(t *testing.T, w *world) {
 
 // theLogIsOfAnEarlierIncarnation, whose last writes may be lost: they are not waited for.
 func theLogIsOfAnEarlierIncarnation(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", quick).start(t)
 	of := newRef(t)
 	w.announce(t, causal.NewReplica(1, 7), of, must(w.bucket.Put(t.Context(), bytes.NewReader(photo(t, 20, 20)), 1<<20))(t))
@@ -298,6 +307,7 @@ func (w *world) announce(t *testing.T, writer causal.Replica, of copies.Ref, con
 }
 
 func deletedMeanwhile(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", quick)
 	p.beforeDevelop = func(ctx context.Context, job asset.Job) error {
 		_, err := w.records.Write(ctx, copies.Write{Ref: job.Asset, Do: func(d *state.Draft) error { return d.Delete(w.records.Key(job.Asset.ID)) }})
@@ -313,6 +323,7 @@ func deletedMeanwhile(t *testing.T, w *world) {
 
 // otherContentMeanwhile: what a worker made of content that lost against another one does not become that one's.
 func otherContentMeanwhile(t *testing.T, w *world) {
+	t.Helper()
 	of, _ := w.upload(t, "eu-west", photo(t, 20, 20))
 	job, ok, err := w.assets.FindJob(t.Context(), of, nil)
 	if !ok || err != nil {
@@ -336,6 +347,7 @@ func (w *world) remove(t *testing.T, of copies.Ref) {
 }
 
 func anEventThatCannotBeRead(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", quick).start(t)
 	if err := w.events.Producer(w.topic).Publish(t.Context(), []kafka.Message{
 		{Value: []byte("no envelope"), EveryPartition: true},
@@ -351,6 +363,7 @@ func anEventThatCannotBeRead(t *testing.T, w *world) {
 }
 
 func aRegionThatHasForgottenSomething(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", sweeping())
 	p.unsynced.set(true)
 	p.start(t)
@@ -365,6 +378,7 @@ func aRegionThatHasForgottenSomething(t *testing.T, w *world) {
 
 // theLogDidNotBringIt, because the broker was formatted, say.
 func theLogDidNotBringIt(t *testing.T, w *world) {
+	t.Helper()
 	w.dropped.set(true)
 	of, _ := w.upload(t, region, photo(t, 20, 20))
 	w.upload(t, region, photo(t, 20, 20))
@@ -379,6 +393,7 @@ func theLogDidNotBringIt(t *testing.T, w *world) {
 }
 
 func regionsAreWorkedForThatAreSilent(t *testing.T, w *world) {
+	t.Helper()
 	p := w.process(t, "a", sweeping()).start(t)
 	theirs, ref := w.upload(t, "eu-west", photo(t, 20, 20))
 	nobodys, _ := w.upload(t, "nowhere", photo(t, 20, 20))
@@ -395,6 +410,7 @@ func regionsAreWorkedForThatAreSilent(t *testing.T, w *world) {
 }
 
 func theLogEndsBeforeThePlace(t *testing.T, w *world) {
+	t.Helper()
 	for partition := range partitions {
 		if err := w.events.Commit(t.Context(), Group, w.topic, partition, 1<<40); err != nil {
 			t.Fatal(err)
