@@ -152,6 +152,7 @@ type fixture struct {
 	service  *service
 	handlers *Handlers
 	bucket   *blob.Bucket
+	puller   *blob.Puller
 	dir      string
 	addr     string
 	client   *http.Client
@@ -162,11 +163,12 @@ type options struct {
 	max      int64
 	peers    []blob.Peer
 	beside   *fixture // another process of the region
+	second   bool     // beside another fixture, whose goroutines must not count for this one's
 }
 
 func start(t *testing.T, o options) *fixture {
 	t.Helper()
-	if o.beside == nil { // or else its goroutines would count
+	if o.beside == nil && !o.second {
 		leaks := goleak.IgnoreCurrent()
 		t.Cleanup(func() { goleak.VerifyNone(t, leaks) })
 	}
@@ -192,6 +194,7 @@ func start(t *testing.T, o options) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.puller = puller
 	f.handlers, err = New(Config{Bucket: f.bucket, Puller: puller, Uploads: filepath.Join(f.dir, "uploads"), MaxUpload: o.max, Patience: o.patience, Log: log})
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,45 @@ func TestGetFromElsewhere(t *testing.T) {
 	alone.describe(refOf([]byte("nowhere")), "application/octet-stream", "x")
 	if a := alone.do(t, ann, "GET", path, nil); a.status != 503 || a.header.Get("Retry-After") != "5" || a.problem(t).Reason != fault.Unavailable {
 		t.Errorf("nowhere: %d %v", a.status, a.header)
+	}
+}
+
+// asService calls as the asset service of another region.
+type asService struct{ http.RoundTripper }
+
+func (a asService) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer asset")
+	return a.RoundTripper.RoundTrip(r)
+}
+
+// What one region has taken another one reads before it has it, and fetches, over HTTP.
+func TestBetweenRegions(t *testing.T) {
+	east := start(t, options{max: 8 << 20})
+	b := random(1, 8<<20)
+	if a := east.do(t, ann, "PUT", "/v1/assets/"+cat+"/content", bytes.NewReader(b)); a.status != http.StatusOK {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	base, transport := &url.URL{Scheme: "http", Host: east.addr}, &http.Transport{}
+	source := &blob.HTTPSource{Base: base, Client: &http.Client{Transport: asService{transport}}}
+	stranger := &blob.HTTPSource{Base: base, Client: &http.Client{Transport: transport}}
+	west := start(t, options{second: true, peers: []blob.Peer{{Region: "stranger", Source: stranger}, {Region: "east", Source: source}}})
+	t.Cleanup(transport.CloseIdleConnections)
+	west.describe(refOf(b), "application/octet-stream", "x")
+	if a := west.do(t, ann, "GET", "/v1/assets/"+cat+"/content", nil, "Range: bytes=5000000-"); a.status != http.StatusPartialContent || !bytes.Equal(a.body, b[5_000_000:]) {
+		t.Errorf("before it is here: %d with %d bytes", a.status, len(a.body))
+	}
+	if here, err := source.Has(t.Context(), refOf(b)); err != nil || !here {
+		t.Errorf("east has it: %v, %v", here, err)
+	}
+	if here, err := stranger.Has(t.Context(), refOf(b)); here {
+		t.Errorf("a stranger is told: %v, %v", here, err)
+	}
+	if err := west.puller.Fetch(t.Context(), refOf(b)); err != nil {
+		t.Fatal(err)
+	}
+	if got := west.stored(t); len(got) != 1 || got[0] != refOf(b) {
+		t.Errorf("west has %v", got)
 	}
 }
 
