@@ -351,7 +351,7 @@ func anEventThatCannotBeRead(t *testing.T, w *world) {
 	p := w.process(t, "a", quick).start(t)
 	if err := w.events.Producer(w.topic).Publish(t.Context(), []kafka.Message{
 		{Value: []byte("no envelope"), EveryPartition: true},
-		{Value: bytes.Repeat([]byte{7}, kafka.MaxBatchBytes-1000), EveryPartition: true}, // which leaves no room for an error
+		{Value: bytes.Repeat([]byte{7}, kafka.MaxBatchBytes-150), EveryPartition: true}, // which leaves no room for an error
 	}); err != nil {
 		t.Fatal(err)
 	}
