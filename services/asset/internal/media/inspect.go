@@ -26,6 +26,8 @@ const (
 	// MaxFrames is how many pictures an animation may have, MaxFramePixels how many pixels all of them together.
 	MaxFrames      = 1_000
 	MaxFramePixels = 1_000_000_000
+	// MaxScans is how many times a JPEG may go through its pixels. Encoders make about ten scans; without a bound, one of a few hundred bytes costs as much as the whole image.
+	MaxScans = 50
 	// MaxBytes is the size of the encoded image.
 	MaxBytes = 256 << 20
 	// MaxMemory is what a decoder may need, in bytes. It is more than images of 50 megapixels need but for rare kinds: progressive JPEG without subsampling above 35 megapixels, interlaced PNG of 16 bits above 44, lossless

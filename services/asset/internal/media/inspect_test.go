@@ -102,6 +102,7 @@ func hostiles(t testing.TB) []hostile {
 		{"arithmetic jpeg", jpegOf(sof(0xc9, 10, 10, 0x11), scan), fault.Invalid, damaged, false},
 		{"jpeg of two components", jpegOf(sof(jpegSOF0, 10, 10, 0x11, 0x11), scan), fault.Invalid, damaged, false},
 		{"jpeg of empty samples", jpegOf(sof(jpegSOF0, 10, 10, 0x00), scan), fault.Invalid, damaged, false},
+		{"jpeg of too many scans", progressive(2000, 2000, MaxScans, 0x11), fault.TooLarge, "more than 50 scans", false},
 		{"jpeg of two frames", jpegOf(sof(jpegSOF0, 10, 10, 0x11), sof(jpegSOF0, 9999, 5000, 0x11), scan), fault.Invalid, damaged, false},
 		{"jfif of two frames", jpegOf(segment(0xe0, []byte("JFIF\x00")...), sof(jpegSOF0, 10, 10, 0x11), sof(jpegSOF0, 9999, 5000, 0x11), scan), fault.Invalid, damaged, true},
 		{"jpeg without pixels", jpegOf(sof(jpegSOF0, 7000, 7000, 0x11)), fault.Invalid, damaged, false},

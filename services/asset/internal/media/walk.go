@@ -24,9 +24,10 @@ const (
 	jpegAPP1           = 0xe1
 )
 
-// walkJPEG goes through the segments before the first scan as package image/jpeg does.
+// walkJPEG goes through the segments as package image/jpeg does. What is between them, the pixels of a scan, it passes over.
 func walkJPEG(r *bufio.Reader, model color.Model) (details, error) {
 	d := details{frames: 1}
+	scans := 0
 	if _, err := r.Discard(2); err != nil {
 		return d, err
 	}
@@ -35,8 +36,13 @@ func walkJPEG(r *bufio.Reader, model color.Model) (details, error) {
 		if err != nil {
 			return d, err
 		}
-		if marker == jpegEOI || marker == jpegSOS {
+		if marker == jpegEOI {
 			return d, nil
+		}
+		if marker == jpegSOS {
+			if scans++; scans > MaxScans {
+				return d, tooLarge("more than %d scans", MaxScans)
+			}
 		}
 		if marker >= jpegRST0 && marker <= jpegRST7 {
 			continue

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
@@ -19,8 +20,14 @@ import (
 	"antipode.example/services/asset/internal/media"
 )
 
-// attempt does once what there is to do for an asset, of whose user this was seen. It waits for its turn. The caller has taken the asset.
-func (w *Worker) attempt(ctx context.Context, of copies.Ref, seen causal.Vector, how way) error {
+// attempt does once what there is to do for an asset, of whose user this was seen. It waits for its turn. The caller has taken the asset. A panic is an error like others:
+// it must not end a process that would find the same image again when it is back.
+func (w *Worker) attempt(ctx context.Context, of copies.Ref, seen causal.Vector, how way) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("looking into asset %s panicked: %v\n%s", of.ID, p, debug.Stack())
+		}
+	}()
 	if err := w.running.Acquire(ctx, 1); err != nil {
 		return err
 	}

@@ -118,6 +118,22 @@ func TestWhatFailsIsLeftAlone(t *testing.T) {
 	})
 }
 
+// TestAPanic is a failure of one image, and not the end of the process.
+func TestAPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shelf, s := newShelf(t, 3, func(n int) error {
+			if n == 1 {
+				panic("a decoder stumbles")
+			}
+			return nil
+		})
+		sweepFor(t, s, 15*time.Minute)
+		if shelf.tried[1] != 2 || !shelf.done[0] || !shelf.done[2] || s.running.TryAcquire(atOnce+1) || !s.running.TryAcquire(atOnce) {
+			t.Errorf("tried %v, done %v", shelf.tried, shelf.done)
+		}
+	})
+}
+
 // TestASweepGivesUp when nothing works, so that a bucket that is down is not asked for everything.
 func TestASweepGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
