@@ -15,6 +15,8 @@
 // An asset gets its content whole or not at all. What a client announces (length, digest) is kept or nothing is stored. What bytes are, they say themselves, never a header. What is not an image of a known type is always a
 // download, and nothing that is sent can run in a browser.
 //
+// A PUT that is repeated, whole, is answered as the first one was. An asset never gets other content.
+//
 // A request takes 256 KiB of memory, whatever its content. A sender that gives nothing for 30 s is cut off, and so is a reader that takes nothing for as long; how long they take in all is not limited. Of an upload in pieces
 // that is cut off all stays that has come, for 24 hours after its last byte.
 //

@@ -118,6 +118,9 @@ func (s *service) download(what string) (*assetv1.Content, error) {
 	if c := s.downloads[what]; c != nil {
 		return c, nil
 	}
+	if has := s.contents[what]; has != nil {
+		return &assetv1.Content{Sha256: has.GetSha256(), Size: has.GetSize(), ContentType: has.GetContentType()}, nil
+	}
 	return nil, fault.New(fault.NotFound, "there is no such content")
 }
 

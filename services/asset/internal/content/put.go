@@ -1,7 +1,10 @@
 package content
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
+	"io"
 	"net/http"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -32,11 +35,18 @@ func (h *Handlers) put(w http.ResponseWriter, r *http.Request) error {
 func (h *Handlers) receive(w http.ResponseWriter, r *http.Request) (*assetv1.Asset, error) {
 	c := connectionOf(w, h.cfg.Patience)
 	want, begun, err := h.admit(r)
+	content := &body{Reader: r.Body, connection: c}
+	if fault.Is(err, fault.AlreadyExists) {
+		asset, again := h.repeated(r, verify(content, want))
+		c.received()
+		if again {
+			return asset, nil
+		}
+	}
 	if err != nil {
-		c.abandon(w, r, false)
+		c.abandon(w, r, content.failed)
 		return nil, err
 	}
-	content := &body{Reader: r.Body, connection: c}
 	first := &head{Reader: content}
 	ref, err := h.cfg.Bucket.Put(r.Context(), verify(first, want), begun.GetMaxBytes())
 	c.received()
@@ -45,6 +55,26 @@ func (h *Handlers) receive(w http.ResponseWriter, r *http.Request) (*assetv1.Ass
 		return nil, err
 	}
 	return h.complete(r.Context(), begun.GetId(), begun.GetOwnerId(), ref, first.contentType())
+}
+
+// repeated answers a request that the asset has heeded already, as clients repeat one whose answer they did not get: its content is that of the asset, all of it. Nothing is stored.
+func (h *Handlers) repeated(r *http.Request, content io.Reader) (*assetv1.Asset, bool) {
+	id, owner := r.PathValue("id"), r.URL.Query().Get("owner_id")
+	c, err := h.service.GetContent(r.Context(), &assetv1.GetContentRequest{Id: id, OwnerId: owner})
+	if err != nil || r.ContentLength >= 0 && r.ContentLength != c.GetSize() {
+		return nil, false
+	}
+	hash := sha256.New()
+	n, err := io.Copy(hash, io.LimitReader(content, c.GetSize()+1))
+	if err != nil || n != c.GetSize() || !bytes.Equal(hash.Sum(nil), c.GetSha256()) {
+		return nil, false
+	}
+	ref, err := blob.RefOf(c.GetSha256(), c.GetSize())
+	if err != nil {
+		return nil, false
+	}
+	asset, err := h.complete(r.Context(), id, owner, ref, c.GetContentType())
+	return asset, err == nil
 }
 
 // admit says whether the content in a request may come, before any of it is read.

@@ -97,7 +97,7 @@ func (d *drops) Read(p []byte) (int, error) {
 	return 1, nil
 }
 
-// Content that is in the bucket when the asset cannot be given it is given by a retry.
+// Content that is in the bucket when the asset cannot be given it is given by a retry; and a retry of what was heeded gets the same answer.
 func TestPutAgain(t *testing.T) {
 	f := start(t, options{})
 	f.service.failing = fmt.Errorf("the disk is full")
@@ -111,8 +111,19 @@ func TestPutAgain(t *testing.T) {
 	if a := f.do(t, ann, "PUT", path, strings.NewReader("meow")); a.status != http.StatusOK {
 		t.Errorf("%d %s", a.status, a.body)
 	}
-	if a := f.do(t, ann, "PUT", path, strings.NewReader("woof")); a.status != http.StatusConflict {
-		t.Errorf("other content: %d %s", a.status, a.body)
+	for _, length := range []string{"known", "unknown"} {
+		for content, want := range map[string]int{"meow": http.StatusOK, "woof": http.StatusConflict, "meow!": http.StatusConflict, "meo": http.StatusConflict, "": http.StatusConflict} {
+			var body io.Reader = strings.NewReader(content)
+			if length == "unknown" {
+				body = io.MultiReader(body)
+			}
+			if a := f.do(t, ann, "PUT", path, body); a.status != want {
+				t.Errorf("%q of %s length, again: %d %s", content, length, a.status, a.body)
+			}
+		}
+	}
+	if a := f.do(t, ann, "PUT", path, strings.NewReader("meow"), "Content-Digest: "+sha256Field([]byte("woof"))); a.status != http.StatusConflict {
+		t.Errorf("another digest than the content's: %d %s", a.status, a.body)
 	}
 	if got := f.stored(t); len(got) != 1 || got[0] != refOf([]byte("meow")) {
 		t.Errorf("the bucket has %v", got)
