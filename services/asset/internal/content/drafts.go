@@ -20,6 +20,7 @@ import (
 
 // What is in the directory of uploads, by the ends of names. The content itself is called as the upload.
 const (
+	newSuffix  = ".new"  // an upload is being made, of so many bytes
 	infoSuffix = ".info" // what tusd knows of an upload; its lock is on this file
 	stopSuffix = ".stop" // whoever has the upload is asked to let it go
 	doneSuffix = ".done" // what is kept of an upload whose asset has its content
@@ -171,19 +172,50 @@ func (d drafts) drop(u upload) error {
 	return nil
 }
 
-// unfinished counts the uploads of a user that are not done.
-func (d drafts) unfinished(owner string) (int, error) {
+// announce has an upload counted from now on, until made is called or it is there.
+func (d drafts) announce(u upload, size int64) (made func(), err error) {
+	b, err := json.Marshal(state{Size: size})
+	if err == nil {
+		err = writeWhole(d.path(u, newSuffix), b)
+	}
+	if err != nil {
+		return nil, broken("announce an upload", err)
+	}
+	return func() { _ = os.Remove(d.path(u, newSuffix)) }, nil // what stays expires
+}
+
+// unfinished counts the uploads of a user that are not done, those that are announced included, and the bytes that they will have.
+func (d drafts) unfinished(owner string) (n int, bytes int64, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
-		return 0, broken("list uploads", err)
+		return 0, 0, broken("list uploads", err)
 	}
-	n := 0
+	sizes := map[string]int64{}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), owner+".") && strings.HasSuffix(e.Name(), infoSuffix) {
-			n++
+		suffix := filepath.Ext(e.Name())
+		if !strings.HasPrefix(e.Name(), owner+".") || suffix != infoSuffix && suffix != newSuffix {
+			continue
 		}
+		name := strings.TrimSuffix(e.Name(), suffix)
+		sizes[name] = max(sizes[name], sizeIn(filepath.Join(d.dir, e.Name())))
 	}
-	return n, nil
+	for _, size := range sizes {
+		bytes += size
+	}
+	return len(sizes), bytes, nil
+}
+
+// sizeIn is how many bytes an upload will have, by a file that tells of it; 0 if it is gone, or not whole yet.
+func sizeIn(path string) int64 {
+	var s struct{ Size int64 }
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		return 0
+	}
+	return s.Size
 }
 
 // lastByte is when something came last, by the clock of the disk.

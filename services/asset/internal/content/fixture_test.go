@@ -91,7 +91,7 @@ func (s *service) BeginUpload(ctx context.Context, r *assetv1.BeginUploadRequest
 	case r.GetSize() > s.max:
 		return nil, fault.New(fault.TooLarge, "at most %d bytes", s.max)
 	}
-	return &assetv1.BeginUploadResponse{MaxBytes: s.max, Id: r.GetId(), OwnerId: owner}, nil
+	return &assetv1.BeginUploadResponse{MaxBytes: s.max, LeftBytes: 4 * s.max, Id: r.GetId(), OwnerId: owner}, nil
 }
 
 func (s *service) CompleteUpload(ctx context.Context, r *assetv1.CompleteUploadRequest) (*assetv1.Asset, error) {

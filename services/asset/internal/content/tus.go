@@ -30,7 +30,7 @@ const (
 	lockTime = 20 * time.Second
 	// expiry is for how long an upload is kept after its last byte.
 	expiry = 24 * time.Hour
-	// maxUnfinished is how many unfinished uploads one user may have in a region: what they announce takes no quota until they are complete.
+	// maxUnfinished is how many unfinished uploads one user may have in a region. What they announce takes no quota until they are complete, but must fit into it together.
 	maxUnfinished = 32
 )
 
@@ -175,26 +175,39 @@ func (t *tus) create(w http.ResponseWriter, r *http.Request) error {
 	if size > begun.GetMaxBytes() {
 		return tooLarge(begun.GetMaxBytes())
 	}
-	u, err := t.name(begun)
+	u, made, err := t.announce(begun, size)
 	if err != nil {
 		return err
 	}
+	defer made()
 	w.Header().Set("Location", uploadsPath+u.String())
 	r = r.WithContext(context.WithValue(r.Context(), newUpload{}, u.String()))
 	return t.move(w, r, t.pieces.PostFile, u)
 }
 
-// name names a new upload of a user who may have one more.
-func (t *tus) name(begun *assetv1.BeginUploadResponse) (upload, error) {
+// announce names a new upload of a user who may have one more; made is to be called when it is there, or won't be. It counts after it has announced, so of those that come at once none is overlooked by all.
+func (t *tus) announce(begun *assetv1.BeginUploadResponse, size int64) (u upload, made func(), err error) {
 	u, ok := parseUpload(begun.GetOwnerId() + "." + begun.GetId() + "." + rand.Text())
 	if !ok {
-		return upload{}, fault.New(fault.Internal, "internal error").Because(fmt.Errorf("asset %q of user %q", begun.GetId(), begun.GetOwnerId()))
+		return upload{}, nil, fault.New(fault.Internal, "internal error").Because(fmt.Errorf("asset %q of user %q", begun.GetId(), begun.GetOwnerId()))
 	}
-	n, err := t.drafts.unfinished(u.owner)
-	if err == nil && n >= maxUnfinished {
-		err = fault.New(fault.RateLimited, "there are %d unfinished uploads of this user, of at most %d: finish or delete one", n, maxUnfinished).After(time.Minute)
+	made, err = t.drafts.announce(u, size)
+	if err != nil {
+		return upload{}, nil, err
 	}
-	return u, err
+	n, bytes, err := t.drafts.unfinished(u.owner)
+	switch {
+	case err != nil:
+	case n > maxUnfinished:
+		err = fault.New(fault.RateLimited, "there are %d unfinished uploads of this user, of at most %d: finish or delete one", n-1, maxUnfinished).After(time.Minute)
+	case bytes > begun.GetLeftBytes():
+		err = fault.New(fault.TooLarge, "with this one, unfinished uploads of this user have %d bytes, and the quota leaves %d: finish or delete one", bytes, begun.GetLeftBytes())
+	}
+	if err != nil {
+		made()
+		return upload{}, nil, err
+	}
+	return u, made, nil
 }
 
 // patch takes a piece.
@@ -277,10 +290,10 @@ func (t *tus) head(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// remove ends an upload. What an asset has got already it keeps.
+// remove ends an upload, also one whose asset was deleted meanwhile. What an asset has got already it keeps.
 func (t *tus) remove(w http.ResponseWriter, r *http.Request) error {
 	u, _, err := t.allowed(r)
-	if err != nil {
+	if err != nil && (u == upload{} || !fault.Is(err, fault.NotFound)) {
 		return err
 	}
 	if err := t.drafts.remove(r.Context(), u); err != nil {
@@ -303,7 +316,8 @@ func (t *tus) find(r *http.Request) (upload, state, error) {
 	return u, s, err
 }
 
-// allowed is the upload that a request names, of an asset that its caller may give content; complete is why not, if that is only because it has content.
+// allowed is the upload that a request names, of an asset that its caller may give content; complete is why not, if that is only because it has content. Errors: not_found, with the upload, when the caller may give content to the owner's
+// assets, and this one is not there; all others say that he may not, or that this cannot be told.
 func (t *tus) allowed(r *http.Request) (u upload, complete, err error) {
 	u, ok := parseUpload(r.PathValue("upload"))
 	if !ok {

@@ -319,6 +319,62 @@ func TestTusUnfinished(t *testing.T) {
 	f.create(t, 5)
 }
 
+// Uploads that are made at once, by two instances, are not more than there may be one by one.
+func TestTusUnfinishedAtOnce(t *testing.T) {
+	f := start(t, options{})
+	instances := []*fixture{f, start(t, options{beside: f})}
+	var clients sync.WaitGroup
+	for i := range 2 * maxUnfinished {
+		clients.Go(func() { instances[i%2].do(t, ann, "POST", uploads, nil, tus1, of(cat), "Upload-Length: 5") })
+	}
+	clients.Wait()
+	n, _, err := f.handlers.tus.drafts.unfinished(ann)
+	if err != nil || n == 0 || n > maxUnfinished {
+		t.Errorf("%d uploads, %v", n, err)
+	}
+	for range maxUnfinished - n {
+		f.create(t, 5)
+	}
+}
+
+// What uploads announce must fit into the quota together.
+func TestTusUnfinishedBytes(t *testing.T) {
+	f := start(t, options{max: 1000})
+	first := f.create(t, 1000)
+	for range 3 {
+		f.create(t, 999)
+	}
+	a := f.do(t, ann, "POST", uploads, nil, tus1, of(cat), "Upload-Length: 4")
+	if a.status != http.StatusRequestEntityTooLarge || a.problem(t).Reason != fault.TooLarge {
+		t.Errorf("4 bytes more, where 3 are left: %d %s", a.status, a.body)
+	}
+	f.create(t, 3)
+	if a := f.do(t, ann, "DELETE", first, nil, tus1); a.status != http.StatusNoContent {
+		t.Errorf("delete: %d %s", a.status, a.body)
+	}
+	f.create(t, 1000)
+}
+
+// Who has deleted an asset can end the upload for it, which nobody else can.
+func TestTusOfADeletedAsset(t *testing.T) {
+	f := start(t, options{})
+	path := f.create(t, 5)
+	f.service.mu.Lock()
+	delete(f.service.owners, cat)
+	f.service.mu.Unlock()
+	for _, tt := range []struct {
+		who, method string
+		status      int
+	}{{bob, "DELETE", http.StatusForbidden}, {"", "DELETE", http.StatusUnauthorized}, {ann, "HEAD", http.StatusNotFound}, {ann, "DELETE", http.StatusNoContent}, {ann, "DELETE", http.StatusNotFound}} {
+		if a := f.do(t, tt.who, tt.method, path, nil, tus1); a.status != tt.status {
+			t.Errorf("%s by %q: %d %s", tt.method, tt.who, a.status, a.body)
+		}
+	}
+	if left := files(t, f.dir+"/uploads"); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 // endless is n bytes that look like no other n, without being held anywhere.
 type endless struct{ at, n int64 }
 
