@@ -33,7 +33,7 @@ const connecting = 3 * time.Second
 
 func (b *blobs) open(ctx context.Context, cfg *Config, p *service.Parts) error {
 	var err error
-	if b.bucket, err = blob.Open(ctx, cfg.Bucket, blob.Config{Spool: cfg.Spool, Meter: p.Meter, Log: p.Log}); err != nil {
+	if b.bucket, err = blob.Open(ctx, cfg.Bucket, blob.Config{Spool: cfg.Spool, Reserve: cfg.ReserveBytes, Meter: p.Meter, Log: p.Log}); err != nil {
 		return err
 	}
 	b.base = &http.Transport{DialContext: (&net.Dialer{Timeout: connecting}).DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}

@@ -15,6 +15,7 @@ import (
 	"github.com/tus/tusd/v2/pkg/handler"
 	"golang.org/x/sys/unix"
 
+	"antipode.example/platform/blob"
 	"antipode.example/platform/fault"
 )
 
@@ -33,7 +34,10 @@ const (
 )
 
 // drafts are the uploads in pieces of a region, in a directory that all of its instances share.
-type drafts struct{ dir string }
+type drafts struct {
+	dir  string
+	room blob.Room
+}
 
 // state is how far an upload has come.
 type state struct {

@@ -18,6 +18,7 @@ import (
 	expslog "golang.org/x/exp/slog"
 
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
+	"antipode.example/platform/blob"
 	"antipode.example/platform/fault"
 )
 
@@ -44,7 +45,7 @@ type tus struct {
 }
 
 func newTus(cfg Config, h *Handlers) (*tus, error) {
-	t := &tus{cfg: cfg, h: h, drafts: drafts{dir: cfg.Uploads}}
+	t := &tus{cfg: cfg, h: h, drafts: drafts{dir: cfg.Uploads, room: blob.Room{Directory: cfg.Uploads, Reserve: cfg.Reserve}}}
 	composer := handler.NewStoreComposer()
 	composer.UseCore(t.drafts.store())
 	composer.UseLocker(t.drafts)
@@ -185,11 +186,14 @@ func (t *tus) create(w http.ResponseWriter, r *http.Request) error {
 	return t.move(w, r, t.pieces.PostFile, u)
 }
 
-// announce names a new upload of a user who may have one more; made is to be called when it is there, or won't be. It counts after it has announced, so of those that come at once none is overlooked by all.
+// announce names a new upload of a user who may have one more, if there is room on the disk; made is to be called when it is there, or won't be. It counts after it has announced, so of those that come at once none is overlooked by all.
 func (t *tus) announce(begun *assetv1.BeginUploadResponse, size int64) (u upload, made func(), err error) {
 	u, ok := parseUpload(begun.GetOwnerId() + "." + begun.GetId() + "." + rand.Text())
 	if !ok {
 		return upload{}, nil, fault.New(fault.Internal, "internal error").Because(fmt.Errorf("asset %q of user %q", begun.GetId(), begun.GetOwnerId()))
+	}
+	if err := t.drafts.room.Check(); err != nil {
+		return upload{}, nil, err
 	}
 	made, err = t.drafts.announce(u, size)
 	if err != nil {
@@ -252,7 +256,7 @@ func (t *tus) move(w http.ResponseWriter, r *http.Request, move http.HandlerFunc
 	a := &answer{ResponseWriter: w, header: http.Header{}}
 	ask := r.Clone(r.Context())
 	ask.URL.Path = u.String()
-	content := &stalling{ReadCloser: r.Body}
+	content := &stalling{Reader: t.drafts.room.Reader(r.Body), Closer: r.Body}
 	ask.Body = content
 	move(a, ask)
 	c.received()
@@ -421,13 +425,14 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // stalling notes that a body stopped coming. Tusd takes that for a failure of the disk when it is said as HTTP/2 does.
 type stalling struct {
-	io.ReadCloser
+	io.Reader
+	io.Closer
 	stalled bool
 }
 
 // Read implements io.Reader.
 func (s *stalling) Read(p []byte) (int, error) {
-	n, err := s.ReadCloser.Read(p)
+	n, err := s.Reader.Read(p)
 	s.stalled = errors.Is(err, os.ErrDeadlineExceeded)
 	return n, err
 }

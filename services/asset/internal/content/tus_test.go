@@ -355,6 +355,30 @@ func TestTusUnfinishedBytes(t *testing.T) {
 	f.create(t, 1000)
 }
 
+// Where the disk has no room, nothing is begun, and what was begun stays as far as it came.
+func TestTusWithoutRoom(t *testing.T) {
+	f := start(t, options{})
+	path := f.create(t, 5)
+	if a := f.patch(t, path, 0, strings.NewReader("he")); a.status != http.StatusNoContent {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	room := &f.handlers.tus.drafts.room
+	room.Reserve = 1 << 60
+	for what, a := range map[string]answered{
+		"create": f.do(t, ann, "POST", uploads, nil, tus1, of(cat), "Upload-Length: 5"),
+		"piece":  f.patch(t, path, 2, strings.NewReader("llo")),
+	} {
+		if a.status != http.StatusServiceUnavailable || a.problem(t).Reason != fault.Unavailable {
+			t.Errorf("%s: %d %s", what, a.status, a.body)
+		}
+	}
+	room.Reserve = 0
+	if a := f.patch(t, path, f.offset(t, path), strings.NewReader("llo")); a.status != http.StatusNoContent {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	f.has(t, []byte("hello"))
+}
+
 // Who has deleted an asset can end the upload for it, which nobody else can.
 func TestTusOfADeletedAsset(t *testing.T) {
 	f := start(t, options{})
