@@ -62,15 +62,16 @@ func (d drafts) take(ctx context.Context, u upload) (s state, unlock func(), err
 	ctx, cancel := context.WithTimeout(ctx, lockTime)
 	defer cancel()
 	l := d.lock(u.String())
-	if err := l.Lock(ctx, func() {}); err != nil {
-		return state{}, nil, d.why(u, err)
-	}
-	s, err = d.look(ctx, u)
-	if err != nil {
+	if err = l.Lock(ctx, func() {}); err == nil {
+		if s, err = d.look(ctx, u); err == nil {
+			return s, func() { _ = l.Unlock() }, nil
+		}
 		_ = l.Unlock()
-		return state{}, nil, d.why(u, err)
 	}
-	return s, func() { _ = l.Unlock() }, nil
+	if s, err := d.done(u); err == nil { // by whoever had it in the meantime
+		return s, func() {}, nil
+	}
+	return state{}, nil, why(err)
 }
 
 func (d drafts) look(ctx context.Context, u upload) (state, error) {
@@ -83,12 +84,9 @@ func (d drafts) look(ctx context.Context, u upload) (state, error) {
 }
 
 // why is the fault of an upload that was not got.
-func (d drafts) why(u upload, err error) error {
+func why(err error) error {
 	switch {
 	case errors.Is(err, handler.ErrNotFound):
-		if _, err := d.done(u); err == nil {
-			return busy() // it was finished in this very moment: the next look finds it so
-		}
 		return unknownUpload()
 	case errors.Is(err, handler.ErrLockTimeout):
 		return busy()
@@ -311,6 +309,7 @@ func (l *lock) Lock(ctx context.Context, letGo func()) error {
 	for {
 		free, err := l.try()
 		if err != nil {
+			_ = os.Remove(l.path + stopSuffix) // nobody is left to be asked
 			return err
 		}
 		if free {

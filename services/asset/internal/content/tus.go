@@ -334,7 +334,8 @@ func (t *tus) allowed(r *http.Request) (u upload, complete, err error) {
 	return u, nil, err
 }
 
-// finish gives the asset the content, if all of it is there and that was not done before. It may be repeated, whatever became of it the last time.
+// finish gives the asset the content, if all of it is there and that was not done before. It may be repeated, whatever became of it the last time. It goes on when its client has gone: to store gigabytes can take longer than clients
+// wait, and each that comes back would begin anew.
 func (t *tus) finish(ctx context.Context, u upload) (state, error) {
 	s, unlock, err := t.drafts.take(ctx, u)
 	if err != nil {
@@ -344,6 +345,7 @@ func (t *tus) finish(ctx context.Context, u upload) (state, error) {
 	if s.done || !s.whole() {
 		return s, nil
 	}
+	ctx = context.WithoutCancel(ctx)
 	content, err := t.drafts.open(u)
 	if err != nil {
 		return state{}, err

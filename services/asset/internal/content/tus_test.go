@@ -2,6 +2,7 @@ package content
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -353,6 +354,37 @@ func TestTusUnfinishedBytes(t *testing.T) {
 		t.Errorf("delete: %d %s", a.status, a.body)
 	}
 	f.create(t, 1000)
+}
+
+// A client that goes away while all that it has sent is given to the asset finds that done when it comes back.
+func TestTusGoesOnWithoutItsClient(t *testing.T) {
+	f := start(t, options{})
+	path := f.create(t, 5)
+	ctx, leave := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	f.service.before = func(asked context.Context) {
+		leave()
+		<-gone
+		select {
+		case <-asked.Done():
+			t.Error("it ended with its client")
+		case <-time.After(100 * time.Millisecond): // for the server to notice
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPatch, "http://"+f.addr+path, strings.NewReader("hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = headers(tus1, pieceType, "Upload-Offset: 0", "Authorization: Bearer "+ann)
+	if answer, err := f.client.Do(r); err == nil {
+		_ = answer.Body.Close()
+		t.Errorf("the client got %s", answer.Status)
+	}
+	close(gone)
+	if at := f.offset(t, path); at != 5 {
+		t.Errorf("at %d", at)
+	}
+	f.has(t, []byte("hello"))
 }
 
 // Where the disk has no room, nothing is begun, and what was begun stays as far as it came.
