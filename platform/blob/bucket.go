@@ -33,6 +33,8 @@ type Config struct {
 	// Spool is a directory of this process alone, in which content is collected before its hash is known. With a file URL it must be on the bucket's file system. It needs room for all content that
 	// comes in at a time.
 	Spool string
+	// Reserve is what Puts and pulls leave free on the spool's disk, in bytes; see Room. What does not fit is Unavailable.
+	Reserve int64
 	// Meter may be nil.
 	Meter metric.Meter
 	Log   *slog.Logger
@@ -75,6 +77,7 @@ func Open(ctx context.Context, location string, cfg Config) (*Bucket, error) {
 	if b.spool, err = openSpool(cfg.Spool); err != nil {
 		return nil, err
 	}
+	b.spool.room.Reserve = cfg.Reserve
 	if err := b.connect(ctx, u); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the bucket %s: %w", u.Redacted(), err), b.Close())
 	}
@@ -138,7 +141,7 @@ func (b *Bucket) put(ctx context.Context, r io.Reader, limit int64, want *Ref) (
 		return Ref{}, broken("take content in", err)
 	}
 	defer d.discard()
-	if err := d.fill(ctx, r, limit); err != nil {
+	if err := d.fill(ctx, b.spool.room.Reader(r), limit); err != nil {
 		return Ref{}, err
 	}
 	ref := d.ref()

@@ -327,9 +327,13 @@ func (p *Puller) receive(ctx context.Context, peer Peer, ref Ref, d *draft) erro
 		return err
 	}
 	defer func() { _ = from.Close() }()
-	buf := make([]byte, bufferSize)
+	buf, room := make([]byte, bufferSize), watch{Room: p.cfg.Bucket.spool.room}
 	for d.size < ref.Size {
+		if err := room.look(); err != nil {
+			return errors.Join(errSpool, err)
+		}
 		n, err := from.Read(buf[:min(bufferSize, ref.Size-d.size)])
+		room.left -= n
 		p.cfg.Bucket.metrics.bytes.pulled(ctx, int64(n))
 		if _, err := d.Write(buf[:n]); err != nil {
 			return errors.Join(errSpool, err, d.reset()) // a full disk is not helped by keeping it full

@@ -38,6 +38,7 @@ var errTooLong = errors.New("the content is longer than it may be")
 type spool struct {
 	dir  string
 	lock *os.File
+	room Room
 }
 
 // openSpool makes the directory where it is missing, takes it, and removes what a process that was killed left of its Puts.
@@ -53,7 +54,7 @@ func openSpool(dir string) (*spool, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("take the spool %s, which another process may have: %w", dir, err)
 	}
-	s := &spool{dir: dir, lock: lock}
+	s := &spool{dir: dir, lock: lock, room: Room{Directory: dir}}
 	if err := s.tidy(putPrefix, 0); err != nil {
 		_ = s.close()
 		return nil, err

@@ -11,30 +11,34 @@ import (
 	"antipode.example/services/asset/internal/media"
 )
 
-// BeginUpload says how many bytes may be sent at most for an asset; size is how many will be, or -1 if that is not known. Nothing is reserved: CompleteUpload asks again. Errors: not_found; already_exists, when the asset
+// Room is what there is for more content, in bytes: for that of one asset, and within the owner's quota.
+type Room struct{ Upload, Left int64 }
+
+// BeginUpload says how much room there is for the content of an asset; size is how many will be, or -1 if that is not known. Nothing is reserved: CompleteUpload asks again. Errors: not_found; already_exists, when the asset
 // has content; too_large; token_ahead; those of a process that writes nothing at the moment.
-func (s *Service) BeginUpload(ctx context.Context, ref copies.Ref, size int64, seen copies.Seen) (Copy, int64, error) {
+func (s *Service) BeginUpload(ctx context.Context, ref copies.Ref, size int64, seen copies.Seen) (Copy, Room, error) {
 	if err := s.assets.MayWrite(); err != nil {
-		return Copy{}, 0, err
+		return Copy{}, Room{}, err
 	}
 	c, err := s.get(ctx, ref, seen)
 	switch {
 	case err != nil:
-		return Copy{}, 0, err
+		return Copy{}, Room{}, err
 	case !c.Found:
-		return c, 0, s.assets.NotFound(ref.ID)
+		return c, Room{}, s.assets.NotFound(ref.ID)
 	case c.Record.GetState() == assetv1.AssetRecord_STATE_READY:
-		return c, 0, hasContent()
+		return c, Room{}, hasContent()
 	}
 	shelf, err := s.shelves.Get(ctx, copies.Own(ref.User), copies.Seen{Vector: c.Vector})
 	if err != nil {
-		return c, 0, err
+		return c, Room{}, err
 	}
 	used := Used(shelf.Record)
 	if err := s.fits(used, size); err != nil {
-		return c, 0, err
+		return c, Room{}, err
 	}
-	return c, max(0, min(s.c.MaxUpload, s.c.Quota.Bytes-used.Bytes)), nil
+	left := max(0, s.c.Quota.Bytes-used.Bytes)
+	return c, Room{Upload: min(s.c.MaxUpload, left), Left: left}, nil
 }
 
 // fits refuses content that is too large in itself, or for what its owner may take up. Of content of unknown size, one byte at least must fit.

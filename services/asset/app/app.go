@@ -141,7 +141,7 @@ func (a *app) openAPI(ctx context.Context, p *service.Parts) error {
 	if a.server, err = assetrpc.NewServer(a.assets, p.Clock, p.Keys.Cursor...); err != nil {
 		return err
 	}
-	a.content, err = content.New(content.Config{Bucket: a.blobs.bucket, Puller: a.blobs.puller, Uploads: a.cfg.Uploads, MaxUpload: a.cfg.MaxUploadBytes, Log: p.Log})
+	a.content, err = content.New(content.Config{Bucket: a.blobs.bucket, Puller: a.blobs.puller, Uploads: a.cfg.Uploads, Reserve: a.cfg.ReserveBytes, MaxUpload: a.cfg.MaxUploadBytes, Log: p.Log})
 	if err != nil {
 		return err
 	}

@@ -33,11 +33,11 @@ const connecting = 3 * time.Second
 
 func (b *blobs) open(ctx context.Context, cfg *Config, p *service.Parts) error {
 	var err error
-	if b.bucket, err = blob.Open(ctx, cfg.Bucket, blob.Config{Spool: cfg.Spool, Meter: p.Meter, Log: p.Log}); err != nil {
+	if b.bucket, err = blob.Open(ctx, cfg.Bucket, blob.Config{Spool: cfg.Spool, Reserve: cfg.ReserveBytes, Meter: p.Meter, Log: p.Log}); err != nil {
 		return err
 	}
 	b.base = &http.Transport{DialContext: (&net.Dialer{Timeout: connecting}).DialContext, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute}
-	client := &http.Client{Transport: auth.ServiceCredentials(p.Auth, asset.ServiceName).Transport(b.base)}
+	client := clientOf(auth.ServiceCredentials(p.Auth, asset.ServiceName).Transport(b.base))
 	var peers []blob.Peer
 	for _, peer := range cfg.Peers {
 		for _, address := range peer.API {
@@ -54,6 +54,11 @@ func (b *blobs) open(ctx context.Context, cfg *Config, p *service.Parts) error {
 		GarbageAfter: cfg.GarbageAfter, Log: p.Log, Meter: p.Meter,
 	})
 	return err
+}
+
+// clientOf asks the instances that are configured, and no other address that they send it to: the transport would show this service's credentials there.
+func clientOf(transport http.RoundTripper) *http.Client {
+	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // named are the blobs that a record names.

@@ -22,6 +22,8 @@ type Config struct {
 	Quota          Quota `koanf:"quota"`
 	// ImageMemoryBytes is what a worker takes at most for the images that it looks into at a time.
 	ImageMemoryBytes int64 `koanf:"image_memory_bytes"`
+	// ReserveBytes is what content leaves free on the disks of spool and uploads, which databases and logs may be on, too.
+	ReserveBytes int64 `koanf:"reserve_bytes"`
 	// GarbageAfter is how long content stays that no asset names.
 	GarbageAfter time.Duration `koanf:"garbage_after"`
 }
@@ -38,7 +40,7 @@ const minGarbageAfter = time.Minute
 // defaults are what the file need not say.
 func defaults() Config {
 	return Config{
-		MaxUploadBytes: 5 << 30, Quota: Quota{Bytes: 100 << 30, Assets: 10_000}, ImageMemoryBytes: media.MinMemory, GarbageAfter: 24 * time.Hour,
+		MaxUploadBytes: 5 << 30, Quota: Quota{Bytes: 100 << 30, Assets: 10_000}, ImageMemoryBytes: media.MinMemory, ReserveBytes: 1 << 30, GarbageAfter: 24 * time.Hour,
 	}
 }
 
@@ -51,6 +53,9 @@ func (c *Config) Validate() error {
 	}
 	if c.ImageMemoryBytes < media.MinMemory {
 		return config.Errorf("image_memory_bytes", "must be at least %d, which any one image may need", int64(media.MinMemory))
+	}
+	if c.ReserveBytes < 0 {
+		return config.Errorf("reserve_bytes", "must not be negative")
 	}
 	if c.GarbageAfter < minGarbageAfter {
 		return config.Errorf("garbage_after", "must be at least %s: an upload's content is there before its asset names it", minGarbageAfter)

@@ -49,7 +49,7 @@ func TestConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Bucket != "file:///bucket" || cfg.MaxUploadBytes != 5<<30 || cfg.Quota != (Quota{Bytes: 100 << 30, Assets: 10000}) || cfg.ImageMemoryBytes != media.MinMemory || cfg.GarbageAfter != 24*time.Hour {
+	if cfg.Bucket != "file:///bucket" || cfg.MaxUploadBytes != 5<<30 || cfg.Quota != (Quota{Bytes: 100 << 30, Assets: 10000}) || cfg.ImageMemoryBytes != media.MinMemory || cfg.ReserveBytes != 1<<30 || cfg.GarbageAfter != 24*time.Hour {
 		t.Errorf("defaults: %+v", cfg)
 	}
 	cfg, err = load(t, whole+"max_upload_bytes: 1000\nquota: {bytes: 2000, assets: 3}\ngarbage_after: 48h\n")
@@ -68,6 +68,7 @@ func TestConfig(t *testing.T) {
 		"a negative quota":      {"spool: /spool", "spool: /spool\nquota: {bytes: -1}", "quota.bytes"},
 		"no assets":             {"spool: /spool", "spool: /spool\nquota: {assets: 0}", "quota.assets"},
 		"little memory":         {"spool: /spool", "spool: /spool\nimage_memory_bytes: 1000", "image_memory_bytes"},
+		"a negative reserve":    {"spool: /spool", "spool: /spool\nreserve_bytes: -1", "reserve_bytes"},
 		"garbage too early":     {"spool: /spool", "spool: /spool\ngarbage_after: 5s", "garbage_after"},
 		"no duration":           {"spool: /spool", "spool: /spool\ngarbage_after: 5", "garbage_after"},
 		"unknown key":           {"spool: /spool", "spool: /spool\nbuckets: x", "buckets"},

@@ -55,13 +55,15 @@ import (
 // patience is how long a client may give or take nothing.
 const patience = 30 * time.Second
 
-// Config is what Handlers need. All is required but Patience.
+// Config is what Handlers need. All is required but Reserve and Patience.
 type Config struct {
 	Bucket *blob.Bucket
 	// Puller reads what the bucket lacks from other regions.
 	Puller *blob.Puller
 	// Uploads is the directory of what has come of uploads in pieces, which all instances of the region share. It is made when it is missing.
 	Uploads string
+	// Reserve is what uploads in pieces leave free on the disk of Uploads, in bytes; see blob.Room.
+	Reserve int64
 	// MaxUpload is what tus clients are told to be the most; what is refused, ContentService decides.
 	MaxUpload int64
 	// Patience is how long a client may give or take nothing; 0 means 30 s.
@@ -87,7 +89,7 @@ type Handlers struct {
 // New makes the handlers.
 func New(cfg Config) (*Handlers, error) {
 	if cfg.Bucket == nil || cfg.Puller == nil || cfg.Uploads == "" || cfg.MaxUpload <= 0 || cfg.Log == nil {
-		return nil, errors.New("moving content needs all but the patience")
+		return nil, errors.New("moving content needs all but a reserve and a patience")
 	}
 	if cfg.Patience <= 0 {
 		cfg.Patience = patience

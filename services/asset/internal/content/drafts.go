@@ -15,11 +15,13 @@ import (
 	"github.com/tus/tusd/v2/pkg/handler"
 	"golang.org/x/sys/unix"
 
+	"antipode.example/platform/blob"
 	"antipode.example/platform/fault"
 )
 
 // What is in the directory of uploads, by the ends of names. The content itself is called as the upload.
 const (
+	newSuffix  = ".new"  // an upload is being made, of so many bytes
 	infoSuffix = ".info" // what tusd knows of an upload; its lock is on this file
 	stopSuffix = ".stop" // whoever has the upload is asked to let it go
 	doneSuffix = ".done" // what is kept of an upload whose asset has its content
@@ -32,7 +34,10 @@ const (
 )
 
 // drafts are the uploads in pieces of a region, in a directory that all of its instances share.
-type drafts struct{ dir string }
+type drafts struct {
+	dir  string
+	room blob.Room
+}
 
 // state is how far an upload has come.
 type state struct {
@@ -57,15 +62,16 @@ func (d drafts) take(ctx context.Context, u upload) (s state, unlock func(), err
 	ctx, cancel := context.WithTimeout(ctx, lockTime)
 	defer cancel()
 	l := d.lock(u.String())
-	if err := l.Lock(ctx, func() {}); err != nil {
-		return state{}, nil, d.why(u, err)
-	}
-	s, err = d.look(ctx, u)
-	if err != nil {
+	if err = l.Lock(ctx, func() {}); err == nil {
+		if s, err = d.look(ctx, u); err == nil {
+			return s, func() { _ = l.Unlock() }, nil
+		}
 		_ = l.Unlock()
-		return state{}, nil, d.why(u, err)
 	}
-	return s, func() { _ = l.Unlock() }, nil
+	if s, err := d.done(u); err == nil { // by whoever had it in the meantime
+		return s, func() {}, nil
+	}
+	return state{}, nil, why(err)
 }
 
 func (d drafts) look(ctx context.Context, u upload) (state, error) {
@@ -78,12 +84,9 @@ func (d drafts) look(ctx context.Context, u upload) (state, error) {
 }
 
 // why is the fault of an upload that was not got.
-func (d drafts) why(u upload, err error) error {
+func why(err error) error {
 	switch {
 	case errors.Is(err, handler.ErrNotFound):
-		if _, err := d.done(u); err == nil {
-			return busy() // it was finished in this very moment: the next look finds it so
-		}
 		return unknownUpload()
 	case errors.Is(err, handler.ErrLockTimeout):
 		return busy()
@@ -171,19 +174,50 @@ func (d drafts) drop(u upload) error {
 	return nil
 }
 
-// unfinished counts the uploads of a user that are not done.
-func (d drafts) unfinished(owner string) (int, error) {
+// announce has an upload counted from now on, until made is called or it is there.
+func (d drafts) announce(u upload, size int64) (made func(), err error) {
+	b, err := json.Marshal(state{Size: size})
+	if err == nil {
+		err = writeWhole(d.path(u, newSuffix), b)
+	}
+	if err != nil {
+		return nil, broken("announce an upload", err)
+	}
+	return func() { _ = os.Remove(d.path(u, newSuffix)) }, nil // what stays expires
+}
+
+// unfinished counts the uploads of a user that are not done, those that are announced included, and the bytes that they will have.
+func (d drafts) unfinished(owner string) (n int, bytes int64, err error) {
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
-		return 0, broken("list uploads", err)
+		return 0, 0, broken("list uploads", err)
 	}
-	n := 0
+	sizes := map[string]int64{}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), owner+".") && strings.HasSuffix(e.Name(), infoSuffix) {
-			n++
+		suffix := filepath.Ext(e.Name())
+		if !strings.HasPrefix(e.Name(), owner+".") || suffix != infoSuffix && suffix != newSuffix {
+			continue
 		}
+		name := strings.TrimSuffix(e.Name(), suffix)
+		sizes[name] = max(sizes[name], sizeIn(filepath.Join(d.dir, e.Name())))
 	}
-	return n, nil
+	for _, size := range sizes {
+		bytes += size
+	}
+	return len(sizes), bytes, nil
+}
+
+// sizeIn is how many bytes an upload will have, by a file that tells of it; 0 if it is gone, or not whole yet.
+func sizeIn(path string) int64 {
+	var s struct{ Size int64 }
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		return 0
+	}
+	return s.Size
 }
 
 // lastByte is when something came last, by the clock of the disk.
@@ -275,6 +309,7 @@ func (l *lock) Lock(ctx context.Context, letGo func()) error {
 	for {
 		free, err := l.try()
 		if err != nil {
+			_ = os.Remove(l.path + stopSuffix) // nobody is left to be asked
 			return err
 		}
 		if free {

@@ -52,6 +52,7 @@ type service struct {
 	contents  map[string]*assetv1.CompleteUploadRequest
 	downloads map[string]*assetv1.Content // by what was asked
 	failing   error                       // of CompleteUpload
+	before    func(context.Context)       // what comes before CompleteUpload; may be nil
 	completed int
 }
 
@@ -91,10 +92,13 @@ func (s *service) BeginUpload(ctx context.Context, r *assetv1.BeginUploadRequest
 	case r.GetSize() > s.max:
 		return nil, fault.New(fault.TooLarge, "at most %d bytes", s.max)
 	}
-	return &assetv1.BeginUploadResponse{MaxBytes: s.max, Id: r.GetId(), OwnerId: owner}, nil
+	return &assetv1.BeginUploadResponse{MaxBytes: s.max, LeftBytes: 4 * s.max, Id: r.GetId(), OwnerId: owner}, nil
 }
 
 func (s *service) CompleteUpload(ctx context.Context, r *assetv1.CompleteUploadRequest) (*assetv1.Asset, error) {
+	if s.before != nil {
+		s.before(ctx)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	owner, err := s.owner(ctx, r.GetId(), r.GetOwnerId())

@@ -18,6 +18,7 @@ import (
 	expslog "golang.org/x/exp/slog"
 
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
+	"antipode.example/platform/blob"
 	"antipode.example/platform/fault"
 )
 
@@ -30,7 +31,7 @@ const (
 	lockTime = 20 * time.Second
 	// expiry is for how long an upload is kept after its last byte.
 	expiry = 24 * time.Hour
-	// maxUnfinished is how many unfinished uploads one user may have in a region: what they announce takes no quota until they are complete.
+	// maxUnfinished is how many unfinished uploads one user may have in a region. What they announce takes no quota until they are complete, but must fit into it together.
 	maxUnfinished = 32
 )
 
@@ -44,7 +45,7 @@ type tus struct {
 }
 
 func newTus(cfg Config, h *Handlers) (*tus, error) {
-	t := &tus{cfg: cfg, h: h, drafts: drafts{dir: cfg.Uploads}}
+	t := &tus{cfg: cfg, h: h, drafts: drafts{dir: cfg.Uploads, room: blob.Room{Directory: cfg.Uploads, Reserve: cfg.Reserve}}}
 	composer := handler.NewStoreComposer()
 	composer.UseCore(t.drafts.store())
 	composer.UseLocker(t.drafts)
@@ -175,26 +176,42 @@ func (t *tus) create(w http.ResponseWriter, r *http.Request) error {
 	if size > begun.GetMaxBytes() {
 		return tooLarge(begun.GetMaxBytes())
 	}
-	u, err := t.name(begun)
+	u, made, err := t.announce(begun, size)
 	if err != nil {
 		return err
 	}
+	defer made()
 	w.Header().Set("Location", uploadsPath+u.String())
 	r = r.WithContext(context.WithValue(r.Context(), newUpload{}, u.String()))
 	return t.move(w, r, t.pieces.PostFile, u)
 }
 
-// name names a new upload of a user who may have one more.
-func (t *tus) name(begun *assetv1.BeginUploadResponse) (upload, error) {
+// announce names a new upload of a user who may have one more, if there is room on the disk; made is to be called when it is there, or won't be. It counts after it has announced, so of those that come at once none is overlooked by all.
+func (t *tus) announce(begun *assetv1.BeginUploadResponse, size int64) (u upload, made func(), err error) {
 	u, ok := parseUpload(begun.GetOwnerId() + "." + begun.GetId() + "." + rand.Text())
 	if !ok {
-		return upload{}, fault.New(fault.Internal, "internal error").Because(fmt.Errorf("asset %q of user %q", begun.GetId(), begun.GetOwnerId()))
+		return upload{}, nil, fault.New(fault.Internal, "internal error").Because(fmt.Errorf("asset %q of user %q", begun.GetId(), begun.GetOwnerId()))
 	}
-	n, err := t.drafts.unfinished(u.owner)
-	if err == nil && n >= maxUnfinished {
-		err = fault.New(fault.RateLimited, "there are %d unfinished uploads of this user, of at most %d: finish or delete one", n, maxUnfinished).After(time.Minute)
+	if err := t.drafts.room.Check(); err != nil {
+		return upload{}, nil, err
 	}
-	return u, err
+	made, err = t.drafts.announce(u, size)
+	if err != nil {
+		return upload{}, nil, err
+	}
+	n, bytes, err := t.drafts.unfinished(u.owner)
+	switch {
+	case err != nil:
+	case n > maxUnfinished:
+		err = fault.New(fault.RateLimited, "there are %d unfinished uploads of this user, of at most %d: finish or delete one", n-1, maxUnfinished).After(time.Minute)
+	case bytes > begun.GetLeftBytes():
+		err = fault.New(fault.TooLarge, "with this one, unfinished uploads of this user have %d bytes, and the quota leaves %d: finish or delete one", bytes, begun.GetLeftBytes())
+	}
+	if err != nil {
+		made()
+		return upload{}, nil, err
+	}
+	return u, made, nil
 }
 
 // patch takes a piece.
@@ -239,7 +256,7 @@ func (t *tus) move(w http.ResponseWriter, r *http.Request, move http.HandlerFunc
 	a := &answer{ResponseWriter: w, header: http.Header{}}
 	ask := r.Clone(r.Context())
 	ask.URL.Path = u.String()
-	content := &stalling{ReadCloser: r.Body}
+	content := &stalling{Reader: t.drafts.room.Reader(r.Body), Closer: r.Body}
 	ask.Body = content
 	move(a, ask)
 	c.received()
@@ -277,10 +294,10 @@ func (t *tus) head(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// remove ends an upload. What an asset has got already it keeps.
+// remove ends an upload, also one whose asset was deleted meanwhile. What an asset has got already it keeps.
 func (t *tus) remove(w http.ResponseWriter, r *http.Request) error {
 	u, _, err := t.allowed(r)
-	if err != nil {
+	if err != nil && (u == upload{} || !fault.Is(err, fault.NotFound)) {
 		return err
 	}
 	if err := t.drafts.remove(r.Context(), u); err != nil {
@@ -303,7 +320,8 @@ func (t *tus) find(r *http.Request) (upload, state, error) {
 	return u, s, err
 }
 
-// allowed is the upload that a request names, of an asset that its caller may give content; complete is why not, if that is only because it has content.
+// allowed is the upload that a request names, of an asset that its caller may give content; complete is why not, if that is only because it has content. Errors: not_found, with the upload, when the caller may give content to the owner's
+// assets, and this one is not there; all others say that he may not, or that this cannot be told.
 func (t *tus) allowed(r *http.Request) (u upload, complete, err error) {
 	u, ok := parseUpload(r.PathValue("upload"))
 	if !ok {
@@ -316,7 +334,8 @@ func (t *tus) allowed(r *http.Request) (u upload, complete, err error) {
 	return u, nil, err
 }
 
-// finish gives the asset the content, if all of it is there and that was not done before. It may be repeated, whatever became of it the last time.
+// finish gives the asset the content, if all of it is there and that was not done before. It may be repeated, whatever became of it the last time. It goes on when its client has gone: to store gigabytes can take longer than clients
+// wait, and each that comes back would begin anew.
 func (t *tus) finish(ctx context.Context, u upload) (state, error) {
 	s, unlock, err := t.drafts.take(ctx, u)
 	if err != nil {
@@ -326,6 +345,7 @@ func (t *tus) finish(ctx context.Context, u upload) (state, error) {
 	if s.done || !s.whole() {
 		return s, nil
 	}
+	ctx = context.WithoutCancel(ctx)
 	content, err := t.drafts.open(u)
 	if err != nil {
 		return state{}, err
@@ -407,13 +427,14 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // stalling notes that a body stopped coming. Tusd takes that for a failure of the disk when it is said as HTTP/2 does.
 type stalling struct {
-	io.ReadCloser
+	io.Reader
+	io.Closer
 	stalled bool
 }
 
 // Read implements io.Reader.
 func (s *stalling) Read(p []byte) (int, error) {
-	n, err := s.ReadCloser.Read(p)
+	n, err := s.Reader.Read(p)
 	s.stalled = errors.Is(err, os.ErrDeadlineExceeded)
 	return n, err
 }

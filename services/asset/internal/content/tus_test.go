@@ -2,6 +2,7 @@ package content
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -317,6 +318,117 @@ func TestTusUnfinished(t *testing.T) {
 		t.Errorf("delete: %d %s", a.status, a.body)
 	}
 	f.create(t, 5)
+}
+
+// Uploads that are made at once, by two instances, are not more than there may be one by one.
+func TestTusUnfinishedAtOnce(t *testing.T) {
+	f := start(t, options{})
+	instances := []*fixture{f, start(t, options{beside: f})}
+	var clients sync.WaitGroup
+	for i := range 2 * maxUnfinished {
+		clients.Go(func() { instances[i%2].do(t, ann, "POST", uploads, nil, tus1, of(cat), "Upload-Length: 5") })
+	}
+	clients.Wait()
+	n, _, err := f.handlers.tus.drafts.unfinished(ann)
+	if err != nil || n == 0 || n > maxUnfinished {
+		t.Errorf("%d uploads, %v", n, err)
+	}
+	for range maxUnfinished - n {
+		f.create(t, 5)
+	}
+}
+
+// What uploads announce must fit into the quota together.
+func TestTusUnfinishedBytes(t *testing.T) {
+	f := start(t, options{max: 1000})
+	first := f.create(t, 1000)
+	for range 3 {
+		f.create(t, 999)
+	}
+	a := f.do(t, ann, "POST", uploads, nil, tus1, of(cat), "Upload-Length: 4")
+	if a.status != http.StatusRequestEntityTooLarge || a.problem(t).Reason != fault.TooLarge {
+		t.Errorf("4 bytes more, where 3 are left: %d %s", a.status, a.body)
+	}
+	f.create(t, 3)
+	if a := f.do(t, ann, "DELETE", first, nil, tus1); a.status != http.StatusNoContent {
+		t.Errorf("delete: %d %s", a.status, a.body)
+	}
+	f.create(t, 1000)
+}
+
+// A client that goes away while all that it has sent is given to the asset finds that done when it comes back.
+func TestTusGoesOnWithoutItsClient(t *testing.T) {
+	f := start(t, options{})
+	path := f.create(t, 5)
+	ctx, leave := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	f.service.before = func(asked context.Context) {
+		leave()
+		<-gone
+		select {
+		case <-asked.Done():
+			t.Error("it ended with its client")
+		case <-time.After(100 * time.Millisecond): // for the server to notice
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPatch, "http://"+f.addr+path, strings.NewReader("hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = headers(tus1, pieceType, "Upload-Offset: 0", "Authorization: Bearer "+ann)
+	if answer, err := f.client.Do(r); err == nil {
+		_ = answer.Body.Close()
+		t.Errorf("the client got %s", answer.Status)
+	}
+	close(gone)
+	if at := f.offset(t, path); at != 5 {
+		t.Errorf("at %d", at)
+	}
+	f.has(t, []byte("hello"))
+}
+
+// Where the disk has no room, nothing is begun, and what was begun stays as far as it came.
+func TestTusWithoutRoom(t *testing.T) {
+	f := start(t, options{})
+	path := f.create(t, 5)
+	if a := f.patch(t, path, 0, strings.NewReader("he")); a.status != http.StatusNoContent {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	room := &f.handlers.tus.drafts.room
+	room.Reserve = 1 << 60
+	for what, a := range map[string]answered{
+		"create": f.do(t, ann, "POST", uploads, nil, tus1, of(cat), "Upload-Length: 5"),
+		"piece":  f.patch(t, path, 2, strings.NewReader("llo")),
+	} {
+		if a.status != http.StatusServiceUnavailable || a.problem(t).Reason != fault.Unavailable {
+			t.Errorf("%s: %d %s", what, a.status, a.body)
+		}
+	}
+	room.Reserve = 0
+	if a := f.patch(t, path, f.offset(t, path), strings.NewReader("llo")); a.status != http.StatusNoContent {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	f.has(t, []byte("hello"))
+}
+
+// Who has deleted an asset can end the upload for it, which nobody else can.
+func TestTusOfADeletedAsset(t *testing.T) {
+	f := start(t, options{})
+	path := f.create(t, 5)
+	f.service.mu.Lock()
+	delete(f.service.owners, cat)
+	f.service.mu.Unlock()
+	for _, tt := range []struct {
+		who, method string
+		status      int
+	}{{bob, "DELETE", http.StatusForbidden}, {"", "DELETE", http.StatusUnauthorized}, {ann, "HEAD", http.StatusNotFound}, {ann, "DELETE", http.StatusNoContent}, {ann, "DELETE", http.StatusNotFound}} {
+		if a := f.do(t, tt.who, tt.method, path, nil, tus1); a.status != tt.status {
+			t.Errorf("%s by %q: %d %s", tt.method, tt.who, a.status, a.body)
+		}
+	}
+	if left := files(t, f.dir+"/uploads"); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
 }
 
 // endless is n bytes that look like no other n, without being held anywhere.

@@ -285,6 +285,9 @@ func (f *fixture) testQuota(t *testing.T) {
 		}
 	}
 	f.upload(t, p, all[0].id(), strings.Repeat("x", 600))
+	if r, err := f.content.BeginUpload(p.as(t.Context()), &assetv1.BeginUploadRequest{Id: all[1].id(), Size: 1}); err != nil || r.GetLeftBytes() != 400 {
+		t.Errorf("the quota leaves %d bytes, %v", r.GetLeftBytes(), err)
+	}
 	if most, got := begin(all[1], -1); got != "" || most != 400 {
 		t.Errorf("at most %d bytes more, %q", most, got)
 	}

@@ -72,12 +72,12 @@ func (s *Server) BeginUpload(ctx context.Context, r *assetv1.BeginUploadRequest)
 	if err != nil {
 		return nil, err
 	}
-	c, most, err := s.assets.BeginUpload(ctx, ref, r.GetSize(), seenBy(call)(ref.User))
+	c, room, err := s.assets.BeginUpload(ctx, ref, r.GetSize(), seenBy(call)(ref.User))
 	tell(call, asset.Sight{Copy: c})
 	if err != nil {
 		return nil, err
 	}
-	return &assetv1.BeginUploadResponse{MaxBytes: most, Id: ref.ID.String(), OwnerId: ref.User.String()}, nil
+	return &assetv1.BeginUploadResponse{MaxBytes: room.Upload, LeftBytes: room.Left, Id: ref.ID.String(), OwnerId: ref.User.String()}, nil
 }
 
 // CompleteUpload gives an asset the content that has come.

@@ -414,6 +414,8 @@ type BeginUploadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The most that may come, in bytes.
 	MaxBytes int64 `protobuf:"varint,1,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	// What the owner's quota leaves, in bytes: all that is under way for his assets should fit into it.
+	LeftBytes int64 `protobuf:"varint,4,opt,name=left_bytes,json=leftBytes,proto3" json:"left_bytes,omitempty"`
 	// UUIDs, of the asset and of its owner.
 	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	OwnerId       string `protobuf:"bytes,3,opt,name=owner_id,json=ownerId,proto3" json:"owner_id,omitempty"`
@@ -454,6 +456,13 @@ func (*BeginUploadResponse) Descriptor() ([]byte, []int) {
 func (x *BeginUploadResponse) GetMaxBytes() int64 {
 	if x != nil {
 		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *BeginUploadResponse) GetLeftBytes() int64 {
+	if x != nil {
+		return x.LeftBytes
 	}
 	return 0
 }
@@ -582,9 +591,11 @@ const file_antipode_asset_v1_content_proto_rawDesc = "" +
 	"\x12BeginUploadRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bowner_id\x18\x02 \x01(\tR\aownerId\x12$\n" +
-	"\x04size\x18\x03 \x01(\x03B\x10\xbaH\r\"\v(\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01R\x04size\"]\n" +
+	"\x04size\x18\x03 \x01(\x03B\x10\xbaH\r\"\v(\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01R\x04size\"|\n" +
 	"\x13BeginUploadResponse\x12\x1b\n" +
-	"\tmax_bytes\x18\x01 \x01(\x03R\bmaxBytes\x12\x0e\n" +
+	"\tmax_bytes\x18\x01 \x01(\x03R\bmaxBytes\x12\x1d\n" +
+	"\n" +
+	"left_bytes\x18\x04 \x01(\x03R\tleftBytes\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x19\n" +
 	"\bowner_id\x18\x03 \x01(\tR\aownerId\"\xf2\x01\n" +
 	"\x15CompleteUploadRequest\x12\x0e\n" +
