@@ -323,4 +323,29 @@ var table = []mutant{
 		file: "platform/blob/directory.go", old: "	case !info.ModTime().Before(unusedSince):\n", new: "	case info == nil:\n",
 		dir: "platform/blob", test: "TestPutAgainWhileDeleted",
 	},
+	{
+		name: "a sweep that could not read every record takes the rest for garbage", guarantee: "content that an asset has is there",
+		file: "services/asset/internal/stock/sweep.go", old: "	if err := s.walk(ctx, names, &done); err != nil {", new: "	if err := s.walk(ctx, names, &done); err != nil && ctx.Err() != nil {",
+		dir: "services/asset/internal/stock", test: "TestNothingIsGarbageUnread",
+	},
+	{
+		name: "content that lost against another is garbage", guarantee: "what lost in a conflict is not gone",
+		file: "services/asset/internal/stock/sweep.go", old: "range user.GetConflicts() {", new: "range user.GetConflicts()[:0] {",
+		dir: "services/asset/internal/stock", test: "TestSweep",
+	},
+	{
+		name: "a purchase that is repeated in another region is another write", guarantee: "a purchase is made once, wherever it is tried",
+		file: "services/asset/purchase.go", old: "copies.Write{Ref: ref, Keyed: true, Remote: remote,", new: "copies.Write{Ref: ref, Remote: remote,",
+		dir: "services/asset/internal/rpc", test: "TestTwoRegions",
+	},
+	{
+		name: "RPCs for the process itself are served to everybody", guarantee: "nobody gives an asset the content of another by its hash",
+		file: "platform/rpc/server.go", old: "{ w.s.add(desc, impl) }", new: "{ w.s.RegisterService(desc, impl) }",
+		dir: "platform/rpc", test: "TestLocal",
+	},
+	{
+		name: "a worker's place moves past what is not done", guarantee: "an image is looked into whoever dies",
+		file: "services/asset/internal/work/progress.go", old: "	place := p.next", new: "	return p.next\n	place := p.next",
+		dir: "services/asset/internal/work", test: "TestThePlaceIsBelowAllThatIsNotDone",
+	},
 }
