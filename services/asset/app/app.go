@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -168,7 +169,7 @@ func (a *app) openWorker(p *service.Parts) error {
 	}
 	a.worker, err = work.New(work.Config{
 		Region: a.cfg.Region, Regions: a.regions(), Assets: a.assets, Store: p.Store, Blobs: work.RegionBlobs{Bucket: a.blobs.bucket, Puller: a.blobs.puller}, Maker: maker,
-		Events: p.Events, Topic: p.Topic, Partitions: a.cfg.Kafka.Partitions, Acts: p.Acts, Synced: p.Synced, Leases: p.Leases, Clock: p.Clock, Log: p.Log, Meter: p.Meter,
+		Events: p.Events, Topic: p.Topic, Partitions: a.cfg.Kafka.Partitions, Acts: p.Acts, Synced: p.Synced, Leases: p.Leases, Deaths: filepath.Join(a.cfg.Spool, "attempts"), Clock: p.Clock, Log: p.Log, Meter: p.Meter,
 	})
 	return err
 }
