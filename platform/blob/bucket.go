@@ -53,6 +53,8 @@ type Bucket struct {
 type keeper interface {
 	// keep has the draft's content under its name for good when it returns nil. Others see the whole of it or nothing. A draft of content that is there already counts as a new use of it.
 	keep(ctx context.Context, d *draft) error
+	// renew is keep of content that may be there already, without the content: it reports whether it is. With S3 it is no new use.
+	renew(ctx context.Context, ref Ref) (bool, error)
 	// remove is Delete.
 	remove(ctx context.Context, sum Sum, unusedSince time.Time) error
 }

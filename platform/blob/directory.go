@@ -94,6 +94,11 @@ func (k *directory) keep(_ context.Context, d *draft) error {
 	return k.syncDirectories(leaf, filepath.Dir(leaf), filepath.Dir(filepath.Dir(leaf)))
 }
 
+// renew implements keeper.
+func (k *directory) renew(_ context.Context, ref Ref) (bool, error) {
+	return use(k.path(ref.SHA256), ref.Size)
+}
+
 // use notes that a blob is put again, and reports whether it is there and whole. It looks again afterwards: the time may have gone to a file that was being deleted. Found then, the file has a new time, by which
 // any later deletion leaves it.
 func use(path string, size int64) (bool, error) {

@@ -202,6 +202,26 @@ func TestResumesInAnotherProcess(t *testing.T) {
 	place.has(t, b, want)
 }
 
+// TestFetchIsUse: what is here already when it is fetched is not swept as garbage of old.
+func TestFetchIsUse(t *testing.T) {
+	here := inDirectory(t)
+	b := here.open(t)
+	want := content(1, 1000)
+	ref := put(t, b, want)
+	old := time.Now().Add(-48 * time.Hour)
+	name := ref.SHA256.String()
+	if err := os.Chtimes(filepath.Join(here.files, "sha256", name[:2], name[2:4], name), old, old); err != nil {
+		t.Fatal(err)
+	}
+	if err := newPuller(t, b).Fetch(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Delete(t.Context(), ref.SHA256, time.Now().Add(-24*time.Hour)); !errors.Is(err, blob.ErrInUse) {
+		t.Errorf("swept: %v", err)
+	}
+	here.has(t, b, want)
+}
+
 // TestSpoiltSpool: what a disk has made of what had come is found out. What nobody goes on with is removed after a day.
 func TestSpoiltSpool(t *testing.T) {
 	want := content(1, 300_000)

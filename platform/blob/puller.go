@@ -101,7 +101,7 @@ func (p *Puller) Close() {
 	p.metrics.close()
 }
 
-// Fetch has the blob in the bucket when it returns nil: from before, or from the first source that gives it whole. It waits for a place among those who pull, and for the content, which may take as long as it needs. Calls for
+// Fetch has the blob in the bucket when it returns nil: from before, which counts as a new Put (not with S3), or from the first source that gives it whole. It waits for a place among those who pull, and for the content, which may take as long as it needs. Calls for
 // the same blob share one pull, which ends when all of them have gone; what has come until then is kept in the spool for a day, and the next Fetch goes on from there.
 //
 // Errors: ErrNotFound when every source says that it doesn't have the blob; Unavailable when sources can't be reached, break off without giving anything more, or give something else, or when the
@@ -180,9 +180,10 @@ func (p *Puller) leave(f *flight) {
 	}
 }
 
-// fly brings a blob here if it is not.
+// fly brings a blob here if it is not. One that is counts as put again: it may be garbage of old, and about to be swept.
 func (p *Puller) fly(ctx context.Context, ref Ref) error {
-	here, err := p.cfg.Bucket.Has(ctx, ref)
+	here, err := p.cfg.Bucket.keeper.renew(ctx, ref)
+	err = broken("look for blob "+ref.SHA256.String(), err)
 	if err == nil && !here {
 		p.metrics.miss(ref)
 		err = p.pull(ctx, ref)

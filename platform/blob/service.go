@@ -61,6 +61,15 @@ func (k *service) keep(ctx context.Context, d *draft) error {
 	})
 }
 
+// renew implements keeper. An object's time can't be set but by sending it again.
+func (k *service) renew(ctx context.Context, ref Ref) (bool, error) {
+	a, err := k.objects.Attributes(ctx, ref.SHA256.key())
+	if gcerrors.Code(err) == gcerrors.NotFound {
+		return false, nil
+	}
+	return err == nil && a.Size == ref.Size, err
+}
+
 // remove implements keeper.
 func (k *service) remove(ctx context.Context, sum Sum, unusedSince time.Time) error {
 	a, err := k.objects.Attributes(ctx, sum.key())

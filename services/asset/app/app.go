@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
+	"runtime/debug"
 	"slices"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -160,15 +163,21 @@ func (a *app) regions() map[string]uint16 {
 	return all
 }
 
+// besideImages is what a worker takes beside the images that it looks into, in bytes.
+const besideImages = 128 << 20
+
 // openWorker makes what looks into images.
 func (a *app) openWorker(p *service.Parts) error {
 	maker, err := media.NewMaker(a.cfg.ImageMemoryBytes)
 	if err != nil {
 		return err
 	}
+	if os.Getenv("GOMEMLIMIT") == "" { // or else garbage may take as much again as the images
+		debug.SetMemoryLimit(a.cfg.ImageMemoryBytes + besideImages)
+	}
 	a.worker, err = work.New(work.Config{
 		Region: a.cfg.Region, Regions: a.regions(), Assets: a.assets, Store: p.Store, Blobs: work.RegionBlobs{Bucket: a.blobs.bucket, Puller: a.blobs.puller}, Maker: maker,
-		Events: p.Events, Topic: p.Topic, Partitions: a.cfg.Kafka.Partitions, Acts: p.Acts, Synced: p.Synced, Leases: p.Leases, Clock: p.Clock, Log: p.Log, Meter: p.Meter,
+		Events: p.Events, Topic: p.Topic, Partitions: a.cfg.Kafka.Partitions, Acts: p.Acts, Synced: p.Synced, Leases: p.Leases, Deaths: filepath.Join(a.cfg.Spool, "attempts"), Clock: p.Clock, Log: p.Log, Meter: p.Meter,
 	})
 	return err
 }

@@ -10,12 +10,14 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
 	"antipode.example/platform/blob"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/copies"
 	"antipode.example/platform/fault"
+	"antipode.example/platform/id"
 	"antipode.example/services/asset"
 	"antipode.example/services/asset/internal/media"
 )
@@ -28,10 +30,11 @@ func (w *Worker) attempt(ctx context.Context, of copies.Ref, seen causal.Vector,
 			err = fmt.Errorf("looking into asset %s panicked: %v\n%s", of.ID, p, debug.Stack())
 		}
 	}()
-	if err := w.running.Acquire(ctx, 1); err != nil {
+	leave, err := w.begin(ctx, of.ID)
+	if err != nil {
 		return err
 	}
-	defer w.running.Release(1)
+	defer leave()
 	ctx, cancel := context.WithTimeout(ctx, w.pace.image)
 	defer cancel()
 	job, ok, err := w.find(ctx, of, seen)
@@ -52,6 +55,22 @@ func (w *Worker) attempt(ctx context.Context, of copies.Ref, seen causal.Vector,
 	}
 	w.tell(ctx, job, d, noted, how)
 	return nil
+}
+
+// begin waits until an image may be looked into: with others, unless a process has died over it. Errors: errKills; that ctx ends.
+func (w *Worker) begin(ctx context.Context, of id.ID) (leave func(), err error) {
+	places := int64(1)
+	switch n, last := w.deaths.over(of); {
+	case n >= mostDeaths && time.Since(last) < mourning:
+		return nil, errKills
+	case n > 0:
+		places = atOnce
+	}
+	if err := w.running.Acquire(ctx, places); err != nil {
+		return nil, err
+	}
+	left := w.deaths.begin(of)
+	return func() { left(); w.running.Release(places) }, nil
 }
 
 // find finds out what there is to do, as soon as the primary shows what was seen.

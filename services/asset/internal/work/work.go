@@ -5,7 +5,8 @@
 //
 // Guarantees: an image is looked into at least once for as long as its content can be had somewhere and any region lives; doing it again, by whomever, gives the same bytes and changes nothing. What can never succeed is noted
 // in the record as a refusal, and not tried again. What fails for another reason is tried five times within a minute or so, and then left as a dead letter in the topic DeadLetters; the log goes on, and the sweep tries it
-// again, once in ten minutes. A region that has forgotten something, or must not write, is waited for. Content is verified before anything is made of it: what a disk has damaged makes no refusal that every region would believe.
+// again, once in ten minutes. A region that has forgotten something, or must not write, is waited for. A process that is killed over an image looks into it alone when it is back, and after three deaths
+// leaves it for an hour, so the log goes on. Content is verified before anything is made of it: what a disk has damaged makes no refusal that every region would believe.
 //
 // Bounds: four images at a time in a process, in the memory that media.Maker was given, each for a minute; sixteen events of a partition that are not done yet, beside three fetches of 1 MiB.
 //
@@ -62,7 +63,7 @@ type Blobs interface {
 	Put(ctx context.Context, r io.Reader, limit int64) (blob.Ref, error)
 }
 
-// Config is what a Worker needs. Meter may be nil.
+// Config is what a Worker needs. Meter may be nil, and Deaths empty.
 type Config struct {
 	// Region is this region's name, and Regions are the numbers of all regions by their names.
 	Region  string
@@ -81,6 +82,8 @@ type Config struct {
 	Synced func() bool
 	// Leases choose who does what among the region's workers.
 	Leases *lease.Leases
+	// Deaths is a directory of this process alone, in which it finds what it was at work on when it was killed. Empty: it does not find that out.
+	Deaths string
 	Clock  hlc.Clock
 	Log    *slog.Logger
 	Meter  metric.Meter
@@ -123,6 +126,7 @@ type Worker struct {
 	metrics *metrics
 	running *semaphore.Weighted
 	assets  places
+	deaths  deaths
 
 	mu        sync.Mutex
 	followers map[int]*follower // by partition
@@ -132,7 +136,7 @@ type Worker struct {
 func New(c Config) (*Worker, error) {
 	if c.Region == "" || c.Assets == nil || c.Store == nil || c.Blobs == nil || c.Maker == nil || c.Events == nil || c.Topic == "" || c.Partitions < 1 ||
 		c.Acts == nil || c.Synced == nil || c.Leases == nil || c.Clock == nil || c.Log == nil {
-		return nil, errors.New("look into images: all but a meter is needed")
+		return nil, errors.New("look into images: all but a meter and a directory of deaths is needed")
 	}
 	if c.Meter == nil {
 		c.Meter = noop.Meter{}
@@ -142,6 +146,9 @@ func New(c Config) (*Worker, error) {
 		assets: places{taken: map[id.ID]chan struct{}{}},
 	}
 	var err error
+	if w.deaths, err = openDeaths(c.Deaths); err != nil {
+		return nil, err
+	}
 	w.metrics, err = newMetrics(c.Meter, w.lag)
 	return w, err
 }
