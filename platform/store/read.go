@@ -184,26 +184,37 @@ func (s *Store) List(ctx context.Context, recordType string, after time.Time, af
 	return s.list(ctx, limit, visibleSQL, recordType, after, [16]byte(afterID), limit)
 }
 
-// Users returns up to limit users of whom this region has anything, after one, in id order, merged across shards. Those who were deleted are left out.
+// Users returns up to limit users of whom this region has anything, after one, in id order, merged across shards. Those who were deleted are left out, and nobody else is: who goes through all of them may take what none of them has for
+// garbage. Errors: SlotMoved while a slot is between shards; Fenced when a shard is home to another incarnation, which may have less.
 func (s *Store) Users(ctx context.Context, after id.ID, limit int) ([]id.ID, error) {
 	var all []id.ID
+	var owned int64
 	var mu sync.Mutex
 	err := s.each(func(sh *shard.Shard) error {
 		return sh.Primary.Query(ctx, "list users", func(r pgx.Rows) error {
-			var user [16]byte
-			if err := r.Scan(&user); err != nil {
+			var user *[16]byte
+			var slots, replica int64
+			if err := r.Scan(&user, &slots, &replica); err != nil {
 				return err
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			all = append(all, user)
+			if user == nil {
+				owned += slots
+				return shard.SameReplica(replica, s.engine.Replica)
+			}
+			all = append(all, *user)
 			return nil
-		}, `select c.user_id from causality c join slots s on s.slot = c.slot and s.owned
+		}, `select null::uuid, (select count(*) from slots where owned), (select id from replica)
+			union all (select c.user_id, 0, 0 from causality c join slots s on s.slot = c.slot and s.owned
 			where c.user_id > $1 and not exists (select from records g where g.user_id = c.user_id and g.deleted and g.id = g.user_id)
-			order by c.user_id limit $2`, [16]byte(after), limit)
+			order by c.user_id limit $2)`, [16]byte(after), limit)
 	})
 	if err != nil {
 		return nil, err
+	}
+	if owned != id.Slots {
+		return nil, shard.ErrMoved(fmt.Errorf("the shards own %d slots of %d", owned, id.Slots))
 	}
 	slices.SortFunc(all, func(a, b id.ID) int { return bytes.Compare(a[:], b[:]) })
 	return all[:min(len(all), limit)], nil

@@ -190,6 +190,10 @@ func TestMovedSlot(t *testing.T) {
 			_, err := r.States(t.Context(), []id.ID{user})
 			return err
 		},
+		"users": func() error {
+			_, err := r.Users(t.Context(), id.ID{}, 10)
+			return err
+		},
 		"vectors": func() error {
 			_, err := r.Vectors(t.Context(), 5, id.ID{}, 10)
 			return err
@@ -270,6 +274,8 @@ func TestAnotherIncarnationFencesTheProcess(t *testing.T) {
 		_, err = r.Read(t.Context(), from, user)
 		wantKind(t, err, fault.Fenced)
 	}
+	_, err = r.Users(t.Context(), id.ID{}, 10)
+	wantKind(t, err, fault.Fenced)
 	_, err = r.Apply(t.Context(), nil, store.Position{Log: "l", Next: 1})
 	if err != nil {
 		t.Errorf("a position alone: %v", err)

@@ -16,6 +16,15 @@ const (
 type names struct {
 	bits  []uint64
 	seeds [2]maphash.Seed
+	// lacking is why not all are in it; nil if they are.
+	lacking error
+}
+
+// lacks notes that something is not in it.
+func (n *names) lacks(why error) {
+	if n.lacking == nil {
+		n.lacking = why
+	}
 }
 
 func newNames() *names {

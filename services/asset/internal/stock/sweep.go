@@ -101,6 +101,9 @@ func (s *Stock) sweep(ctx context.Context) (done sweeping, err error) {
 	if err := s.walk(ctx, names, &done); err != nil {
 		return done, fmt.Errorf("go through the records: %w", err)
 	}
+	if names.lacking != nil {
+		return done, fmt.Errorf("go through the records: %w", names.lacking)
+	}
 	if !s.cfg.Synced() {
 		return done, errForgotten
 	}
@@ -130,13 +133,13 @@ func (s *Stock) walk(ctx context.Context, names *names, done *sweeping) error {
 	}
 }
 
-// look notes what the records of a user name.
+// look notes what the records of a user name. One that cannot be read leaves the names lacking, and keeps nothing else from being fetched.
 func (s *Stock) look(ctx context.Context, user *replicationv1.State, names *names, done *sweeping) error {
 	var all []blob.Ref
 	for _, rec := range user.GetRecords() {
 		refs, err := s.cfg.Named(rec)
 		if err != nil {
-			return err
+			names.lacks(fmt.Errorf("user %x: %w", user.GetUserId(), err))
 		}
 		all = append(all, refs...)
 	}
@@ -144,7 +147,7 @@ func (s *Stock) look(ctx context.Context, user *replicationv1.State, names *name
 	for _, c := range user.GetConflicts() {
 		refs, err := s.cfg.NamedInConflict(c)
 		if err != nil {
-			return err
+			names.lacks(fmt.Errorf("user %x: %w", user.GetUserId(), err))
 		}
 		all = append(all, refs...)
 	}
