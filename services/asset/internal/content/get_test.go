@@ -206,7 +206,7 @@ func TestGetIsCutOff(t *testing.T) {
 
 // A slow reader who takes something now and then gets all.
 func TestGetSlowly(t *testing.T) {
-	f := start(t, options{patience: time.Second})
+	f := start(t, options{patience: 3 * time.Second})
 	want := random(1, 24<<20)
 	f.offer(t, want, "application/octet-stream", "x")
 	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+f.addr+"/v1/assets/"+cat+"/content", http.NoBody)
@@ -224,7 +224,7 @@ func TestGetSlowly(t *testing.T) {
 		if _, err := io.CopyN(&got, a.Body, 256<<10); err != nil {
 			t.Fatal(err)
 		}
-		<-time.After(100 * time.Millisecond)
+		<-time.After(250 * time.Millisecond)
 	}
 	if _, err := io.Copy(&got, a.Body); err != nil || !bytes.Equal(got.Bytes(), want) {
 		t.Errorf("%d bytes, %v", got.Len(), err)
