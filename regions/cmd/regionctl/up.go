@@ -328,6 +328,7 @@ try:
   curl -s http://%[1]s/v1/users --json '{"firstName":"Ann","lastName":"Lee","email":"ann@example.com","password":"correct horse battery"}'
   ACCESS=$(curl -s http://%[1]s/v1/sessions --json '{"email":"ann@example.com","password":"correct horse battery"}' | grep -o '"accessToken":"[^"]*' | cut -d'"' -f4)
   curl -s http://%[2]s/v1/sessions:introspect -H "authorization: Bearer $ACCESS" --json "{\"accessToken\":\"$ACCESS\"}"
+  curl -s http://%[1]s/v1/assets -H "authorization: Bearer $ACCESS" --json '{"name":"notes.txt"}'
   %[3]s status
   %[4]s%[3]s admin create --email you@example.com
 `, first.Door, last.Door, self, sudo)

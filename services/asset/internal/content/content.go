@@ -124,11 +124,15 @@ func invalid(field, format string, args ...any) *fault.Error {
 	return fault.New(fault.Invalid, "the request is not valid").With(field, format, args...)
 }
 
-// query reads the parameters of a request, each of which may stand there once.
+// query reads the parameters of a request, each of which may stand there once. The owner may be called as in JSON.
 func query(r *http.Request, known ...string) (url.Values, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "the query is not valid").Because(err)
+	}
+	if owner, there := values["ownerId"]; there { // as REST takes it
+		values["owner_id"] = append(values["owner_id"], owner...)
+		delete(values, "ownerId")
 	}
 	for name, v := range values {
 		if !slices.Contains(known, name) {

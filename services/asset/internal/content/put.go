@@ -59,7 +59,11 @@ func (h *Handlers) receive(w http.ResponseWriter, r *http.Request) (*assetv1.Ass
 
 // repeated answers a request that the asset has heeded already, as clients repeat one whose answer they did not get: its content is that of the asset, all of it. Nothing is stored.
 func (h *Handlers) repeated(r *http.Request, content io.Reader) (*assetv1.Asset, bool) {
-	id, owner := r.PathValue("id"), r.URL.Query().Get("owner_id")
+	q, err := query(r, "owner_id")
+	if err != nil {
+		return nil, false
+	}
+	id, owner := r.PathValue("id"), q.Get("owner_id")
 	c, err := h.service.GetContent(r.Context(), &assetv1.GetContentRequest{Id: id, OwnerId: owner})
 	if err != nil || r.ContentLength >= 0 && r.ContentLength != c.GetSize() {
 		return nil, false

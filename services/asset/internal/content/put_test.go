@@ -111,6 +111,14 @@ func TestPutAgain(t *testing.T) {
 	if a := f.do(t, ann, "PUT", path, strings.NewReader("meow")); a.status != http.StatusOK {
 		t.Errorf("%d %s", a.status, a.body)
 	}
+	for _, owner := range []string{"?owner_id=" + ann, "?ownerId=" + ann} {
+		if a := f.do(t, ann, "PUT", path+owner, strings.NewReader("meow")); a.status != http.StatusOK {
+			t.Errorf("%s: %d %s", owner, a.status, a.body)
+		}
+	}
+	if a := f.do(t, ann, "PUT", path+"?owner_id="+ann+"&ownerId="+ann, strings.NewReader("meow")); a.status != http.StatusBadRequest {
+		t.Errorf("the owner twice: %d %s", a.status, a.body)
+	}
 	for _, length := range []string{"known", "unknown"} {
 		for content, want := range map[string]int{"meow": http.StatusOK, "woof": http.StatusConflict, "meow!": http.StatusConflict, "meo": http.StatusConflict, "": http.StatusConflict} {
 			var body io.Reader = strings.NewReader(content)

@@ -117,5 +117,5 @@ func noContent(d asset.Download, variant string) *fault.Error {
 	case variant != "":
 		return fault.New(fault.NotFound, "asset %s has no variant %q, or not yet", d.ID, variant)
 	}
-	return fault.New(fault.NotFound, "asset %s has no such content, or not yet", d.ID)
+	return fault.New(fault.NotFound, "asset %s has no such content, or none that this region has heard of: who sends the antipode-token of the upload's answer is waited for", d.ID)
 }

@@ -74,7 +74,7 @@ func describe(m *assetv1.Asset, c asset.Copy, content *assetv1.AssetRecord_Conte
 	if err != nil {
 		return err
 	}
-	m.Width, m.Height = picture.GetWidth(), picture.GetHeight()
+	m.Width, m.Height, m.VariantsRefusal = picture.GetWidth(), picture.GetHeight(), picture.GetRefusal()
 	if v.Admin || v.User == c.User {
 		m.CaptureTime = picture.GetCaptureTime()
 	}

@@ -243,5 +243,5 @@ func wrote(call *rpc.Call, r asset.Result, v asset.Viewer, err error) (*assetv1.
 }
 
 func notFound(ref copies.Ref) *fault.Error {
-	return fault.New(fault.NotFound, "there is no asset %s", ref.ID)
+	return fault.New(fault.NotFound, "user %s has no asset %s", ref.User, ref.ID)
 }

@@ -172,9 +172,11 @@ type Asset struct {
 	CreateTime   *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	UpdateTime   *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// Opaque; differs whenever the asset differs. Equal in all regions that hold the same writes.
-	Etag          string `protobuf:"bytes,19,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Etag string `protobuf:"bytes,19,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Why an image has no variants and never will: it is damaged, or beyond the bounds. Empty while that is not known.
+	VariantsRefusal string `protobuf:"bytes,20,opt,name=variants_refusal,json=variantsRefusal,proto3" json:"variants_refusal,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Asset) Reset() {
@@ -336,6 +338,13 @@ func (x *Asset) GetUpdateTime() *timestamppb.Timestamp {
 func (x *Asset) GetEtag() string {
 	if x != nil {
 		return x.Etag
+	}
+	return ""
+}
+
+func (x *Asset) GetVariantsRefusal() string {
+	if x != nil {
+		return x.VariantsRefusal
 	}
 	return ""
 }
@@ -1417,7 +1426,7 @@ var File_antipode_asset_v1_asset_proto protoreflect.FileDescriptor
 
 const file_antipode_asset_v1_asset_proto_rawDesc = "" +
 	"\n" +
-	"\x1dantipode/asset/v1/asset.proto\x12\x11antipode.asset.v1\x1a\x1dantipode/auth/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\a\n" +
+	"\x1dantipode/asset/v1/asset.proto\x12\x11antipode.asset.v1\x1a\x1dantipode/auth/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\a\n" +
 	"\x05Asset\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tB\x03\xe0A\x03R\x02id\x12\x19\n" +
 	"\bowner_id\x18\x02 \x01(\tR\aownerId\x12\x1c\n" +
@@ -1443,7 +1452,8 @@ const file_antipode_asset_v1_asset_proto_rawDesc = "" +
 	"createTime\x12@\n" +
 	"\vupdate_time\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"updateTime\x12\x1b\n" +
-	"\x04etag\x18\x13 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\"D\n" +
+	"\x04etag\x18\x13 \x01(\tB\a\xbaH\x04r\x02\x18@R\x04etag\x12.\n" +
+	"\x10variants_refusal\x18\x14 \x01(\tB\x03\xe0A\x03R\x0fvariantsRefusal\"D\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTATE_UPLOADING\x10\x01\x12\x0f\n" +
