@@ -353,14 +353,12 @@ func TestUnknownOutcomeIsRepeated(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "all are published", func() bool {
+	// All may be there with the first attempt, whose outcome is not known.
+	eventually(t, "all are published, and what may not have been is again", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return firsts(t, r.messages)[user] == 5
+		return firsts(t, r.messages)[user] == 5 && len(r.messages) >= 7
 	})
-	if r.count() < 7 {
-		t.Errorf("%d messages, so nothing was repeated", r.count())
-	}
 }
 
 // stuck is a publisher whose broker never answers.
@@ -447,6 +445,11 @@ func TestASlotThatWasGivenUpIsMadeAnew(t *testing.T) {
 		}
 		return away.count() > 0
 	})
+	eventually(t, "the gap is told of", func() bool { // a write that came while the slot was made may come first
+		away.mu.Lock()
+		defer away.mu.Unlock()
+		return away.gaps > 0
+	})
 	away.mu.Lock()
 	defer away.mu.Unlock()
 	var e replicationv1.Envelope
@@ -455,9 +458,6 @@ func TestASlotThatWasGivenUpIsMadeAnew(t *testing.T) {
 	}
 	if n := e.GetEvent().GetDot().GetN(); n < 2 {
 		t.Errorf("write %d is published, so the slot was never given up", n)
-	}
-	if away.gaps == 0 {
-		t.Error("nobody is told of the gap")
 	}
 }
 

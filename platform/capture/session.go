@@ -107,7 +107,7 @@ func (c *Capture) ensureSlot(ctx context.Context, control *pgx.Conn) error {
 	return nil
 }
 
-// tellGap puts into the shard's log, as the first thing that the new slot brings, that something before it is missing from the topic.
+// tellGap puts into the shard's log, as one of the first things that the new slot brings, that something before it is missing from the topic. What is written at the same moment may come before it.
 func (c *Capture) tellGap(ctx context.Context, control *pgx.Conn) error {
 	content, err := proto.Marshal(&replicationv1.Envelope{Payload: &replicationv1.Envelope_Gap{Gap: &replicationv1.Gap{Service: c.config.Service, Shard: c.config.Shard}}})
 	if err != nil {
