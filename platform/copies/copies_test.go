@@ -391,6 +391,17 @@ func (r *region) testGrave(t *testing.T) {
 			t.Errorf("change of %s: %v", what, err)
 		}
 	}
+	kept, _, _ := r.twoRecords(t)
+	for what, user := range map[string]id.ID{"one who was here": kept.User, "one whom nobody has heard of": must(id.New(time.Now(), 7, rand.Reader))(t), "one who is gone": own.User} {
+		for range 2 {
+			if err := r.Forget(t.Context(), user); err != nil {
+				t.Errorf("forget %s: %v", what, err)
+			}
+		}
+		if _, err := r.Write(t.Context(), copies.Write{Ref: copies.Own(user), Do: func(d *state.Draft) error { return r.put(d, user, "back") }}); !errors.Is(err, state.ErrDeleted) {
+			t.Errorf("a write of %s: %v", what, err)
+		}
+	}
 	// Somebody who has seen more than is here is told the same: a deletion is final.
 	ahead := gone.Vector.Clone()
 	ahead[causal.NewReplica(3, 1)] = 1

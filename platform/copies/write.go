@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"antipode.example/platform/fault"
+	"antipode.example/platform/id"
 	"antipode.example/platform/record"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
@@ -84,6 +85,25 @@ func (r *Records[M]) Change(ctx context.Context, c Change[M]) (Result[M], error)
 		}
 		return c.Do(d, m)
 	}})
+}
+
+// Forget deletes a user's own record of this type for good, and with it all that the service has of the user, also what other regions write of the user at the same time. It may be repeated. Errors: those of Write.
+func (r *Records[M]) Forget(ctx context.Context, user id.ID) error {
+	_, err := r.Write(ctx, Write{Ref: Own(user), Do: func(d *state.Draft) error {
+		m, there, err := r.Draft(d, user)
+		if err != nil {
+			return err
+		}
+		if !there { // a grave needs something to bury
+			if err := d.Put(r.Key(user), m); errors.Is(err, state.ErrDeleted) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+		}
+		return d.Delete(r.Key(user))
+	}})
+	return err
 }
 
 // Changed is the fault of a condition on an etag that does not hold.

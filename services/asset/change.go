@@ -71,17 +71,5 @@ func (s *Service) Delete(ctx context.Context, c Deletion, seen copies.Seen) (Res
 
 // Forget deletes all that this service has of a user who was deleted, for good: what other regions write of the user at the same time is deleted by it, too. It may be repeated.
 func (s *Service) Forget(ctx context.Context, user id.ID) error {
-	_, err := s.shelves.Write(ctx, copies.Write{Ref: copies.Own(user), Do: func(d *state.Draft) error {
-		_, there, err := s.shelves.Draft(d, user)
-		if err != nil {
-			return err
-		}
-		if !there { // a grave needs something to bury
-			if err := d.Put(s.shelves.Key(user), &assetv1.ShelfRecord{}); err != nil {
-				return unlessGone(err)
-			}
-		}
-		return d.Delete(s.shelves.Key(user))
-	}})
-	return err
+	return s.shelves.Forget(ctx, user)
 }

@@ -59,19 +59,7 @@ func (s *Service) RevokeAll(ctx context.Context, user id.ID, remote bool, seen c
 
 // Forget deletes all that this service has of a user who was deleted, for good: what other regions write of the user at the same time is deleted by it, too. It may be repeated.
 func (s *Service) Forget(ctx context.Context, user id.ID) error {
-	_, err := s.accounts.Write(ctx, copies.Write{Ref: copies.Own(user), Do: func(d *state.Draft) error {
-		_, there, err := s.accounts.Draft(d, user)
-		if err != nil {
-			return err
-		}
-		if !there { // a grave needs something to bury
-			if err := d.Put(s.accounts.Key(user), &sessionv1.AccountRecord{}); err != nil {
-				return unlessGone(err)
-			}
-		}
-		return d.Delete(s.accounts.Key(user))
-	}})
-	return err
+	return s.accounts.Forget(ctx, user)
 }
 
 // unlessGone lets a write pass that comes too late for its user.
