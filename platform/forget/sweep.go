@@ -12,6 +12,7 @@ import (
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/lease"
+	"antipode.example/platform/lifecycle"
 )
 
 // pace is how often what is done; tests don't wait.
@@ -28,7 +29,7 @@ var usual = pace{ //nolint:gochecknoglobals // a constant that Go can't express
 }
 
 func (f *Forgetter) sweepAlways(ctx context.Context, _ *lease.Held) error {
-	for wait := f.pace.first; pause(ctx, wait); {
+	for wait := f.pace.first; lifecycle.Pause(ctx, wait); {
 		s := sweep{f: f}
 		s.run(ctx)
 		wait = f.pace.next
@@ -56,7 +57,7 @@ func (s *sweep) run(ctx context.Context) {
 				s.f.cfg.Log.WarnContext(ctx, "sweep for users who were deleted goes on later", slog.Any("error", err))
 			}
 			told = true
-			if !pause(ctx, s.f.pace.again) {
+			if !lifecycle.Pause(ctx, s.f.pace.again) {
 				return
 			}
 			continue
@@ -127,16 +128,4 @@ func (s *sweep) exists(ctx context.Context, user id.ID) error {
 	limited, cancel := context.WithTimeout(ctx, forgetLimit)
 	defer cancel()
 	return s.f.cfg.Exists(limited, user)
-}
-
-// pause waits, and reports whether ctx is still alive.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

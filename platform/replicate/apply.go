@@ -11,6 +11,7 @@ import (
 	"antipode.example/platform/causal"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
 )
@@ -43,7 +44,7 @@ func (f *follower) apply(ctx context.Context, g group) (news int, err error) {
 		f.metrics.retries.Add(ctx, 1, f.metrics.from(f.peer))
 		f.logger.WarnContext(ctx, "events of a region cannot be applied yet", "peer", f.peer.Region, "partition", f.partition,
 			"events", len(items), "error", err)
-		if !pause(ctx, wait) {
+		if !lifecycle.Pause(ctx, wait) {
 			return news, ctx.Err()
 		}
 		wait = min(2*wait, longest)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/platform/lifecycle"
 )
 
 // CatchUp brings an incarnation that follows one which has forgotten up to what the other regions have, and then notes in the shards that it may serve. It compares
@@ -49,7 +50,7 @@ func (r *Replicator) compareWithAll(ctx context.Context) (answered []string, err
 	for i, p := range r.peers {
 		running.Go(func() { r.compareUntilDone(comparing, p, &states[i]) })
 	}
-	for enough := false; !enough && pause(ctx, min(200*time.Millisecond, r.config.SilentAfter)); {
+	for enough := false; !enough && lifecycle.Pause(ctx, min(200*time.Millisecond, r.config.SilentAfter)); {
 		vouching, compared, waiting := 0, 0, 0
 		for i, p := range r.peers {
 			switch states[i].Load() {
@@ -95,7 +96,7 @@ func (r *Replicator) compareUntilDone(ctx context.Context, p *peer, state *atomi
 		if err != nil && ctx.Err() == nil {
 			r.logger.WarnContext(ctx, "comparison with a region will be repeated", "peer", p.Region, "reason", "catching up", "error", err)
 		}
-		if !pause(ctx, time.Second) {
+		if !lifecycle.Pause(ctx, time.Second) {
 			return
 		}
 	}

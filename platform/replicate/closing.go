@@ -16,6 +16,7 @@ import (
 	"antipode.example/platform/causal"
 	"antipode.example/platform/id"
 	"antipode.example/platform/kafka"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/replicas"
 	"antipode.example/platform/store"
 )
@@ -36,7 +37,7 @@ var errLost = errors.New("lost: its incarnation has ended and was closed without
 func (r *Replicator) closeEnded(ctx context.Context) {
 	defer r.metrics.ended.Store(&[]ended{}) // another process tells from now on
 	c := &closer{Replicator: r, open: map[causal.Replica]ended{}, closed: map[causal.Replica]bool{}}
-	for pause(ctx, r.config.CloseEvery) {
+	for lifecycle.Pause(ctx, r.config.CloseEvery) {
 		if err := c.pass(ctx); err != nil && ctx.Err() == nil {
 			r.logger.WarnContext(ctx, "ended incarnations cannot be looked at", slog.Any("error", err))
 		}

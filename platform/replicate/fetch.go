@@ -10,6 +10,7 @@ import (
 	"antipode.example/platform/causal"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/store"
 )
 
@@ -73,7 +74,7 @@ func (r *Replicator) fetchWanted(ctx context.Context, origin *peer) {
 			return
 		case <-origin.wanted.filled:
 		}
-		if !pause(ctx, gather) {
+		if !lifecycle.Pause(ctx, gather) {
 			return
 		}
 		for {
@@ -225,7 +226,7 @@ func (r *Replicator) retryParked(ctx context.Context) {
 	defer r.metrics.parked.Store(0) // another process counts from now on
 	wait := r.config.RetryParked
 	var before int64
-	for pause(ctx, wait) {
+	for lifecycle.Pause(ctx, wait) {
 		limited, cancel := context.WithTimeout(ctx, callLimit)
 		waiting, err := r.store.Backlog(limited)
 		n := waiting.Parked

@@ -19,6 +19,7 @@ import (
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/kafka"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/store"
 )
 
@@ -60,7 +61,7 @@ func (f *follower) deadLetter(ctx context.Context, m kafka.Message, ev *replicat
 		}
 		f.logger.ErrorContext(ctx, "dead letter cannot be kept, so its partition waits", "letter", l.Name, "peer", f.peer.Region,
 			"partition", f.partition, "offset", m.Offset, "error", err)
-		if !pause(ctx, wait) {
+		if !lifecycle.Pause(ctx, wait) {
 			return fmt.Errorf("keep a dead letter: %w", ctx.Err())
 		}
 	}
@@ -195,7 +196,7 @@ func (r *Replicator) tendLetters(ctx context.Context) {
 	const longest = time.Minute
 	defer func() { r.metrics.backlog.Store(&store.Backlog{}) }()
 	wait, before := r.config.RetryParked, int64(0)
-	for pause(ctx, wait) {
+	for lifecycle.Pause(ctx, wait) {
 		b, err := r.tendOnce(ctx)
 		if err != nil {
 			if ctx.Err() == nil {

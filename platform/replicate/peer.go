@@ -16,6 +16,7 @@ import (
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
 	"antipode.example/platform/kafka"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/rpc"
 )
 
@@ -194,7 +195,7 @@ func (r *Replicator) ping(ctx context.Context, p *peer) {
 			p.clock = ClockOffset{Offset: time.UnixMilli(answer.GetUnixMs()).Sub(sent.Add(rtt / 2)), RTT: rtt, At: began.Add(rtt), Own: sent.Add(rtt)}
 			p.mu.Unlock()
 		}
-		if !pause(ctx, pingEvery) {
+		if !lifecycle.Pause(ctx, pingEvery) {
 			return
 		}
 	}

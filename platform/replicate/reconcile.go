@@ -14,6 +14,7 @@ import (
 	"antipode.example/platform/causal"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
 )
@@ -233,7 +234,7 @@ func (r *Replicator) reconcileOnDemand(ctx context.Context, p *peer) {
 				return
 			}
 			r.logger.WarnContext(ctx, "comparison with a region will be repeated", "peer", p.Region, "reason", why, "error", err)
-			if !pause(ctx, wait) {
+			if !lifecycle.Pause(ctx, wait) {
 				return
 			}
 		}
@@ -247,7 +248,7 @@ func (r *Replicator) check(ctx context.Context, p *peer) {
 	checked := time.Now()
 	var exchanged time.Time
 	silent := false
-	for pause(ctx, min(time.Second, r.config.SilentAfter)) {
+	for lifecycle.Pause(ctx, min(time.Second, r.config.SilentAfter)) {
 		if time.Since(checked) > r.config.CheckEvery {
 			p.suspect("time")
 			checked = time.Now()

@@ -233,13 +233,3 @@ func (r *Replicator) applied(ctx context.Context, users map[id.ID]store.Written)
 		r.config.OnApplied(ctx, users)
 	}
 }
-
-// pause waits, and reports whether ctx is still alive.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
-}

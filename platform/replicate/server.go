@@ -13,6 +13,7 @@ import (
 	"antipode.example/platform/fault"
 	"antipode.example/platform/hlc"
 	"antipode.example/platform/id"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/record"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
@@ -132,7 +133,7 @@ func (s *Server) AwaitVector(ctx context.Context, req *replicationv1.AwaitVector
 		case err != nil:
 			return nil, err
 		}
-		if !pause(ctx, wait) {
+		if !lifecycle.Pause(ctx, wait) {
 			return &replicationv1.AwaitVectorResponse{}, nil
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/causal"
 	"antipode.example/platform/kafka"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/store"
 )
 
@@ -89,7 +90,7 @@ func (r *Replicator) stream(ctx context.Context, p *peer, partition int) {
 		if time.Since(began) > 2*longest {
 			wait = shortest
 		}
-		if !pause(ctx, wait) {
+		if !lifecycle.Pause(ctx, wait) {
 			return
 		}
 		wait = min(2*wait, longest)

@@ -18,6 +18,7 @@ import (
 
 	"antipode.example/platform/id"
 	"antipode.example/platform/lease"
+	"antipode.example/platform/lifecycle"
 )
 
 // Config is what a Recounter needs. Meter may be nil.
@@ -80,7 +81,7 @@ func New(ctx context.Context, c Config) (*Recounter, error) {
 // Run counts until ctx ends.
 func (r *Recounter) Run(ctx context.Context) error {
 	r.c.Leases.Hold(ctx, "recount", func(ctx context.Context, _ *lease.Held) error {
-		for wait := r.pace.first; pause(ctx, wait); {
+		for wait := r.pace.first; lifecycle.Pause(ctx, wait); {
 			wait = r.pace.next
 			if err := r.all(ctx); err != nil && ctx.Err() == nil {
 				wait = r.pace.again
@@ -100,7 +101,7 @@ func (r *Recounter) all(ctx context.Context) error {
 			return fmt.Errorf("list users: %w", err)
 		}
 		for _, user := range users {
-			if after = user; !pause(ctx, r.pace.user) {
+			if after = user; !lifecycle.Pause(ctx, r.pace.user) {
 				return nil
 			}
 			if err := r.look(ctx, user); err != nil {
@@ -129,16 +130,4 @@ func (r *Recounter) look(ctx context.Context, user id.ID) error {
 		r.c.Log.InfoContext(ctx, "what a user's assets take up was noted wrong", slog.String("user_id", user.String()))
 	}
 	return err
-}
-
-// pause waits, and reports whether ctx is still alive.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

@@ -18,6 +18,7 @@ import (
 	"antipode.example/platform/copies"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/id"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/services/asset"
 	"antipode.example/services/asset/internal/media"
 )
@@ -77,7 +78,7 @@ func (w *Worker) begin(ctx context.Context, of id.ID) (leave func(), err error) 
 func (w *Worker) find(ctx context.Context, of copies.Ref, seen causal.Vector) (job asset.Job, ok bool, err error) {
 	for n := 1; ; n++ {
 		job, ok, err = w.c.Assets.FindJob(ctx, of, seen)
-		if !fault.Is(err, fault.TokenAhead) || n == w.pace.shows || !pause(ctx, w.pace.show) {
+		if !fault.Is(err, fault.TokenAhead) || n == w.pace.shows || !lifecycle.Pause(ctx, w.pace.show) {
 			return job, ok, err
 		}
 	}

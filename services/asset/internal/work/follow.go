@@ -18,6 +18,7 @@ import (
 	"antipode.example/platform/id"
 	"antipode.example/platform/kafka"
 	"antipode.example/platform/lease"
+	"antipode.example/platform/lifecycle"
 )
 
 // fetchBytes bounds the answer to one fetch: there are as many readers as partitions, and what takes long is not the reading.
@@ -83,7 +84,7 @@ func (f *follower) again(ctx context.Context, err error, wait time.Duration) boo
 	if errors.Is(err, kafka.ErrStalled) {
 		f.c.Events.Reset()
 	}
-	return pause(ctx, wait)
+	return lifecycle.Pause(ctx, wait)
 }
 
 // begin finds out where the group is.
@@ -240,7 +241,7 @@ func (f *follower) handleOne(ctx context.Context, m kafka.Message, of copies.Ref
 		}
 		f.metrics.retries.Add(ctx, 1)
 		f.log.DebugContext(ctx, "image is tried again", slog.String("asset_id", of.ID.String()), slog.Int("tries", tries), slog.Any("error", err))
-		if !pause(ctx, wait) {
+		if !lifecycle.Pause(ctx, wait) {
 			return ctx.Err()
 		}
 		wait = min(3*wait, f.pace.longest)
@@ -265,7 +266,7 @@ func (f *follower) giveUp(ctx context.Context, m kafka.Message, why failure) err
 		if ctx.Err() == nil {
 			f.log.ErrorContext(ctx, "dead letter cannot be kept, so its partition waits", append(of, slog.Any("letter_error", err))...)
 		}
-		if !pause(ctx, wait) {
+		if !lifecycle.Pause(ctx, wait) {
 			return ctx.Err()
 		}
 	}
@@ -273,7 +274,7 @@ func (f *follower) giveUp(ctx context.Context, m kafka.Message, why failure) err
 
 // noteAlways notes the place now and then, until ctx ends.
 func (f *follower) noteAlways(ctx context.Context) {
-	for pause(ctx, f.pace.note) {
+	for lifecycle.Pause(ctx, f.pace.note) {
 		f.note(ctx)
 	}
 }

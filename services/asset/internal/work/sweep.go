@@ -10,6 +10,7 @@ import (
 
 	"antipode.example/platform/id"
 	"antipode.example/platform/lease"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/store"
 	"antipode.example/services/asset"
 )
@@ -30,7 +31,7 @@ type sweep struct {
 
 func (w *Worker) sweepAlways(ctx context.Context, _ *lease.Held) error {
 	s := &sweep{Worker: w, failed: map[id.ID]time.Time{}}
-	for pause(ctx, w.pace.sweep) {
+	for lifecycle.Pause(ctx, w.pace.sweep) {
 		if w.c.Synced() {
 			s.run(ctx)
 		}

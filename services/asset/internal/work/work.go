@@ -34,6 +34,7 @@ import (
 	"antipode.example/platform/id"
 	"antipode.example/platform/kafka"
 	"antipode.example/platform/lease"
+	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/store"
 	"antipode.example/services/asset"
 	"antipode.example/services/asset/internal/media"
@@ -179,21 +180,9 @@ func (w *Worker) lag() (n int64) {
 // await waits until the region may be worked for, and fails when ctx ends first.
 func (w *Worker) await(ctx context.Context) error {
 	for !w.c.Synced() {
-		if !pause(ctx, w.pace.look) {
+		if !lifecycle.Pause(ctx, w.pace.look) {
 			return ctx.Err()
 		}
 	}
 	return ctx.Err()
-}
-
-// pause waits, and reports whether ctx is still alive.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
