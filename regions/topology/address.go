@@ -8,6 +8,10 @@ import (
 // Ports on which the components of a region listen.
 const (
 	PortFront       = 8080 // HAProxy: REST and gRPC of clients
+	PortFrontTLS    = 8443 // HAProxy: the same with TLS, and the edge
+	PortEdge        = 8000 // Varnish
+	PortDNS         = 53   // the region's name server, UDP and TCP
+	PortTraffic     = 9200 // the region's traffic controller: snapshots for name servers, and its API for operators
 	PortEtcdClient  = 2379
 	PortEtcdPeer    = 2380
 	PortKafka       = 9092
@@ -20,6 +24,13 @@ const (
 	PortAdmin       = 9090 // a service instance: livez, readyz, metrics
 )
 
+// DoorDNS is the port of the doors behind which the name servers are: port 53 of the host may be taken.
+const DoorDNS = 5300
+
+// Zone is the domain of all worlds: api.antipode.test and cdn.antipode.test are answered by closeness, api.us-east.antipode.test, cdn.us-east.antipode.test
+// and ns.us-east.antipode.test are those of one region.
+const Zone = "antipode.test"
+
 // MaxDoorBlock is the greatest block of doors, 127.254.R.1.
 const MaxDoorBlock = 244
 
@@ -30,6 +41,9 @@ const (
 	regionalEtcd = 3
 	kafka        = 4
 	redis        = 5
+	nameServer   = 6
+	edge         = 7
+	traffic      = 8
 	firstNode    = 11  // to 20
 	uplink       = 254 // in between: instances and workers, see Service.Octet and Worker.Octet
 )
@@ -68,6 +82,15 @@ func (r Region) Kafka() netip.Addr { return r.addr(kafka) }
 // Redis is the address of the region's cache.
 func (r Region) Redis() netip.Addr { return r.addr(redis) }
 
+// NameServer is the address of the region's name server.
+func (r Region) NameServer() netip.Addr { return r.addr(nameServer) }
+
+// Edge is the address of the region's edge cache.
+func (r Region) Edge() netip.Addr { return r.addr(edge) }
+
+// Traffic is the address of the region's traffic controller.
+func (r Region) Traffic() netip.Addr { return r.addr(traffic) }
+
 // Uplink is the address from which the region's kernel sends across the WAN when a process asked for none.
 func (r Region) Uplink() netip.Addr { return r.addr(uplink) }
 
@@ -81,7 +104,7 @@ func (r Region) Node(shard, node int) netip.Addr {
 
 // Addresses lists every address of a region of this world, in order.
 func (t *Topology) Addresses(r Region) []netip.Addr {
-	all := []netip.Addr{r.Front(), r.GlobalEtcd(), r.RegionalEtcd(), r.Kafka(), r.Redis()}
+	all := []netip.Addr{r.Front(), r.GlobalEtcd(), r.RegionalEtcd(), r.Kafka(), r.Redis(), r.NameServer(), r.Edge(), r.Traffic()}
 	for s := range r.Shards {
 		for n := range r.NodesPerShard {
 			all = append(all, r.Node(s, n))
