@@ -34,6 +34,7 @@ type serviceConfig struct {
 		User         string `yaml:"user"`
 		PasswordFile string `yaml:"password_file"`
 	} `yaml:"database"`
+	Admitted        string         `yaml:"admitted"`
 	ClockOffsetFile string         `yaml:"clock_offset_file"`
 	Shards          []serviceShard `yaml:"shards"`
 	Peers           []servicePeer  `yaml:"peers"`
@@ -144,7 +145,7 @@ func (s Site) serviceConfig(r topology.Region, service topology.Service, p proce
 	conf.Database.Name, conf.Database.User = service.Name, "antipode"
 	conf.Database.PasswordFile = filepath.Join(s.KeysDir(), "postgres.password")
 	conf.Log.Level, conf.Log.Format = "info", "json"
-	conf.ClockOffsetFile = s.ClockFile(r.Name)
+	conf.ClockOffsetFile, conf.Admitted = s.ClockFile(r.Name), s.Admitted(r.Name)
 	for shard := range r.Shards {
 		sh := serviceShard{Name: fmt.Sprintf("s%d", shard+1)}
 		for node := range r.NodesPerShard {
