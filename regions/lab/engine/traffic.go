@@ -10,9 +10,6 @@ import (
 	"antipode.example/regions/topology"
 )
 
-// Traffic is the region's traffic controller.
-const Traffic = "traffic"
-
 // trafficConfig is the configuration file of a traffic controller, in its own terms.
 type trafficConfig struct {
 	Region      string   `yaml:"region"`
@@ -20,6 +17,7 @@ type trafficConfig struct {
 	AdminListen string   `yaml:"admin_listen"`
 	KeysDir     string   `yaml:"keys_dir"`
 	GlobalEtcd  []string `yaml:"global_etcd"`
+	Admitted    string   `yaml:"admitted"`
 	Services    []struct {
 		Name string `yaml:"name"`
 		Path string `yaml:"path"`
@@ -62,6 +60,7 @@ func (s Site) trafficConfig(r topology.Region) trafficConfig {
 	conf := trafficConfig{
 		Region: r.Name, Listen: at(r.Traffic(), topology.PortTraffic).String(), AdminListen: at(r.Traffic(), topology.PortAdmin).String(), KeysDir: s.KeysDir(),
 		GlobalEtcd: []string{httpURL(at(r.GlobalEtcd(), topology.PortEtcdClient))},
+		Admitted:   s.Admitted(r.Name),
 	}
 	conf.Log.Level, conf.Log.Format = "info", "json"
 	for _, service := range s.Topology.Services {
