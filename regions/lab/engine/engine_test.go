@@ -141,7 +141,7 @@ func TestASecondService(t *testing.T) {
 		},
 		"pg-s2-1/roles.sql": {`CREATE DATABASE "user"`, `CREATE DATABASE "session"`},
 		"haproxy/haproxy.cfg": {
-			"    acl session path /v1/sessions /.well-known/jwks.json\n", "/v1/sessions/ /v1/sessions:", " /antipode.session.\n", "    use_backend session if session\n",
+			"    acl session path /v1/sessions /.well-known/jwks.json\n", "/v1/sessions/ /v1/sessions:", " /antipode.session.\n", "    http-request set-var(txn.to) str(session) if session\n",
 			"    use_backend session-once if session\n", "    default_backend user\n", "    server session-b 198.18.1.32:8080\n",
 			"    server session-b 198.18.1.32:8080 track session/session-b\n",
 		},
