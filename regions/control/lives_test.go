@@ -108,7 +108,7 @@ func TestADrainGoesOnAfterARestart(t *testing.T) {
 	})
 }
 
-// TestAMinorityRemovesNobody plays what one observer may believe of others, for ten minutes each.
+// TestAMinorityRemovesNobody plays what one observer may believe of others, for some minutes each.
 func TestAMinorityRemovesNobody(t *testing.T) {
 	for name, path := range map[string]func(from, to string) error{
 		"one-way cut": func(from, to string) error { return when(from == "east" && to == "west") },
@@ -124,7 +124,7 @@ func TestAMinorityRemovesNobody(t *testing.T) {
 			play(t, simNames, region.Active, func(s *sim) {
 				s.wait(settled)
 				s.paths(path)
-				s.wait(10 * time.Minute)
+				s.wait(3 * time.Minute)
 				if !s.all(region.Active)() || len(s.cluster.audit) > 0 {
 					t.Errorf("the records are %v", s.states())
 				}
@@ -193,9 +193,9 @@ func TestASlowlyFlappingRegionReturnsLessAndLess(t *testing.T) {
 			}
 			return nil
 		})
-		s.wait(2 * time.Hour)
-		if n := strings.Count(s.history("south"), "CATCHING_UP"); n < 2 || n > 20 {
-			t.Errorf("of 120 times that it went down it was removed %d times", n)
+		s.wait(40 * time.Minute)
+		if n := strings.Count(s.history("south"), "CATCHING_UP"); n < 4 || n > 10 {
+			t.Errorf("of 40 times that it went down it was removed %d times", n)
 		}
 	})
 }
@@ -223,7 +223,7 @@ func TestFailStatic(t *testing.T) {
 		}
 		s.wait(stale)
 		s.paths(dead("south"))
-		s.wait(10 * time.Minute)
+		s.wait(3 * time.Minute)
 		if len(s.cluster.audit) > 0 || s.dns("east") != "east west south" || time.Since(s.told("east").Made) > feedEvery {
 			t.Errorf("%v, %q, told %s ago", s.states(), s.dns("east"), time.Since(s.told("east").Made))
 		}
@@ -279,7 +279,7 @@ func TestTwoRegionsAreRemovedByNobody(t *testing.T) {
 		s.paths(dead("west"))
 		s.cluster.reach("east", false) // two members: none is a majority
 		s.cluster.reach("west", false)
-		s.wait(10 * time.Minute)
+		s.wait(3 * time.Minute)
 		if !s.all(region.Active)() {
 			t.Errorf("the records are %v", s.states())
 		}

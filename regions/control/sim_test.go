@@ -124,7 +124,7 @@ func (m member) Watch(ctx context.Context, _ region.News, tell func(region.World
 			last = w.Revision
 			tell(w)
 		}
-		if !lifecycle.Pause(ctx, 50*time.Millisecond) {
+		if !lifecycle.Pause(ctx, 100*time.Millisecond) {
 			return ctx.Err()
 		}
 	}
