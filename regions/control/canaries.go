@@ -14,8 +14,8 @@ type canaries struct {
 
 	mu    sync.Mutex
 	users []id.ID
-	err   error // why there are none
-	marks uint64
+	err   error  // why there are none
+	marks uint64 // another one each time, also after a restart
 }
 
 // get returns them, and what is to be written next. An error says why there are none; then they are asked for.
@@ -27,7 +27,7 @@ func (c *canaries) get() (users []id.ID, mark string, err error) {
 		return nil, "", c.err
 	}
 	c.marks++
-	return c.users, "canary " + strconv.FormatUint(c.marks, 10), nil
+	return c.users, "canary " + strconv.FormatUint(c.marks, 36), nil
 }
 
 // ask is called with mu held.

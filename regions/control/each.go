@@ -2,6 +2,7 @@ package control
 
 import (
 	"errors"
+	"strings"
 	"sync"
 )
 
@@ -14,4 +15,16 @@ func each(n int, do func(i int) error) error {
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+// mostWhy bounds the reason of an opinion, in bytes: it is written into the global store every second.
+const mostWhy = 300
+
+// brief is an error on one line, that is not too long.
+func brief(err error) string {
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if len(text) > mostWhy {
+		text = strings.ToValidUTF8(text[:mostWhy], "") + "…"
+	}
+	return text
 }

@@ -78,8 +78,21 @@ func (v *view) follows(name string) step {
 	return step{}
 }
 
+// unjudged are the other regions that were let in, and on which there is no verdict yet: a controller that has just started must not take itself for alone.
+func (v *view) unjudged(name string) (all []string) {
+	for _, other := range v.regions {
+		if other != name && v.world.Record(other).State.Admitted() && !v.tally.verdicts[other].known {
+			all = append(all, other)
+		}
+	}
+	return all
+}
+
 // admit lets a region through the gates.
 func (v *view) admit(r region.Record) step {
+	if unjudged := v.unjudged(r.Region); len(unjudged) > 0 {
+		return step{waits: "a verdict on " + strings.Join(unjudged, ", ")}
+	}
 	if closed := closedGates(v.gates); closed != "" {
 		return step{waits: closed}
 	}
@@ -94,7 +107,7 @@ func (v *view) warm(r region.Record) step {
 	if !v.tally.healthy(v.now, r.Region) {
 		return step{waits: "a majority of observers to find it healthy"}
 	}
-	if v.alone(r.Region) {
+	if len(v.unjudged(r.Region)) == 0 && v.alone(r.Region) {
 		return v.give(r, region.Active, region.MaxWeight, "no other region can be used")
 	}
 	if left := v.met[r.Region] + v.rampStep - v.now; left > 0 {

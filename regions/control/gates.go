@@ -51,7 +51,7 @@ func canaryGate(own *observed, since time.Duration) Gate {
 	g := Gate{Name: GateCanary, Bound: "written and read back on every shard"}
 	switch {
 	case own.last != nil:
-		g.Measured = own.last.Error()
+		g.Measured = brief(own.last)
 	case own.deepGood == 0 || own.deepGood < since:
 		g.Measured = "not written yet"
 	default:

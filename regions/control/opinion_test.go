@@ -70,6 +70,13 @@ func TestTheHoldDownIsBounded(t *testing.T) {
 func TestWhySaysWhatHappened(t *testing.T) {
 	o := &opinion{}
 	o.play(0, "...xxx")
+	long := &opinion{}
+	for range 3 {
+		long.note(0, errors.Join(errors.New("one"), errors.New(strings.Repeat("é", 1000))))
+	}
+	if !strings.Contains(long.why, "one; éé") || len(long.why) > mostWhy+100 {
+		t.Error(long.why)
+	}
 	if o.why != "3 probes in a row failed, the last: no answer in time" {
 		t.Error(o.why)
 	}

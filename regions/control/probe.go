@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"time"
@@ -55,7 +56,7 @@ func newProbe(cfg *Config, region RegionConfig, keys *auth.Keys) *regionProbe {
 		http: &http.Transport{
 			DialContext: (&net.Dialer{Timeout: probeTimeout}).DialContext, MaxIdleConnsPerHost: len(cfg.Services) + region.Shards, IdleConnTimeout: 30 * time.Second, DisableCompression: true,
 		},
-		canaries: canaries{need: make(chan struct{}, 1), err: errUnprepared},
+		canaries: canaries{need: make(chan struct{}, 1), err: errUnprepared, marks: rand.Uint64()}, //nolint:gosec // no secret
 	}
 }
 
@@ -239,7 +240,7 @@ func (p *regionProbe) ask(ctx context.Context, method, path string, body any, he
 	a, err := p.trip(req)
 	if err != nil {
 		p.http.CloseIdleConnections()
-		return answer{}, fmt.Errorf("%s %s: %w", method, path, brief(err))
+		return answer{}, fmt.Errorf("%s %s: %w", method, path, plain(err))
 	}
 	return a, nil
 }
@@ -257,8 +258,8 @@ func (p *regionProbe) trip(req *http.Request) (answer, error) {
 	return answer{resp.StatusCode, resp.Header.Get("antipode-token"), text}, nil
 }
 
-// brief is an error without addresses of this end, which differ each time: it is read in votes and audits.
-func brief(err error) error {
+// plain is an error without addresses of this end, which differ each time: it is read in votes and audits.
+func plain(err error) error {
 	var timeout interface{ Timeout() bool }
 	var op *net.OpError
 	switch {
