@@ -67,8 +67,11 @@ func (r *Region) Dial(ctx context.Context, network, address string) (net.Conn, e
 }
 
 // Door is where the region's REST and gRPC are reached from the host.
-func (r *Region) Door() netip.AddrPort {
-	return netip.AddrPortFrom(r.Topology.DoorAddr(r.lab.doorBlock), topology.PortFront)
+func (r *Region) Door() netip.AddrPort { return r.DoorTo(topology.PortFront) }
+
+// DoorTo is the region's door of that port: PortFront, PortFrontTLS, PortEdge or DoorDNS.
+func (r *Region) DoorTo(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(r.Topology.DoorAddr(r.lab.doorBlock), port)
 }
 
 // Components lists the region's components.
