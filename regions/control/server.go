@@ -121,6 +121,8 @@ func (c *Controller) audit(ctx context.Context, limit string) ([]Audited, error)
 // badRequest is a request that can't be understood.
 type badRequest struct{ error }
 
+func (b *badRequest) Unwrap() error { return b.error }
+
 // decode reads a body that has one document, and nothing that is not known.
 func decode(w http.ResponseWriter, r *http.Request, into any) error {
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))

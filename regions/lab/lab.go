@@ -141,6 +141,9 @@ func (l *Lab) prepare(ctx context.Context, m Machine) error {
 	if site.Secrets, err = ensureKeys(site.KeysDir(), l.opts.Topology.RegionNames(), l.credential, saved == nil); err != nil {
 		return err
 	}
+	if err := ensureCertificates(site.KeysDir(), l.opts.Name, l.opts.Topology.Regions, l.doorBlock, time.Now(), l.credential); err != nil {
+		return err
+	}
 	if site.Programs, err = install(m.Programs, site.Dir); err != nil {
 		return err
 	}
