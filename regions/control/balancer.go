@@ -5,22 +5,12 @@ import (
 	"time"
 
 	"antipode.example/platform/region"
+	"antipode.example/regions/balancer"
 )
 
-// Phase is what a region's balancer does with requests.
-type Phase string
-
-// The phases.
-const (
-	PhaseOpen       Phase = "open"       // serves
-	PhaseClosing    Phase = "closing"    // serves, and asks clients to go
-	PhaseForwarding Phase = "forwarding" // sends what comes to other regions
-	PhaseClosed     Phase = "closed"     // answers that the region is fenced
-)
-
-// Balancer steers a region's balancer. All calls may be repeated.
+// Balancer steers a region's balancer; see balancer.Client. All calls may be repeated.
 type Balancer interface {
-	Phase(ctx context.Context, p Phase) error
+	Phase(ctx context.Context, p balancer.Phase) error
 	// Targets are the regions to which is forwarded.
 	Targets(ctx context.Context, regions []string) error
 	// Sessions counts what is under way on the region's own instances; what is forwarded doesn't count.
@@ -32,36 +22,36 @@ const (
 	forwardAfter = 3 * time.Second
 	emptyFor     = 2 * time.Second
 	// balancerTimeout bounds one look after the balancer.
-	balancerTimeout = time.Second
+	balancerTimeout = 2 * time.Second
 )
 
 // phaseOf is the phase of a region's balancer, so long after the region was given its state; last says that none follows by the passing of time. Without a region to forward to it serves on.
-func phaseOf(s region.State, elapsed, closingAfter time.Duration, canForward bool) (p Phase, last bool) {
-	forwarding := PhaseForwarding
+func phaseOf(s region.State, elapsed, closingAfter time.Duration, canForward bool) (p balancer.Phase, last bool) {
+	forwarding := balancer.Forwarding
 	if !canForward {
-		forwarding = PhaseClosing
+		forwarding = balancer.Closing
 	}
 	switch s {
 	case region.Fenced:
-		return PhaseClosed, true
+		return balancer.Closed, true
 	case region.Drained:
 		return forwarding, true
 	case region.Draining:
 		switch {
 		case elapsed < closingAfter:
-			return PhaseOpen, false
+			return balancer.Open, false
 		case elapsed < closingAfter+forwardAfter:
-			return PhaseClosing, false
+			return balancer.Closing, false
 		}
 		return forwarding, true
 	case region.Joining, region.CatchingUp, region.Warming, region.Active:
 	}
-	return PhaseOpen, true
+	return balancer.Open, true
 }
 
 // noBalancer stands for one that can't be steered: a drain ends in DNS, and the region is empty when its time has passed.
 type noBalancer struct{}
 
-func (noBalancer) Phase(context.Context, Phase) error      { return nil }
-func (noBalancer) Targets(context.Context, []string) error { return nil }
-func (noBalancer) Sessions(context.Context) (int, error)   { return 0, nil }
+func (noBalancer) Phase(context.Context, balancer.Phase) error { return nil }
+func (noBalancer) Targets(context.Context, []string) error     { return nil }
+func (noBalancer) Sessions(context.Context) (int, error)       { return 0, nil }

@@ -184,6 +184,9 @@ func (c *Controller) hear(ctx context.Context, w region.World) {
 			continue
 		}
 		c.met[name], changed = now, true
+		if !c.known && is.State == region.Draining {
+			c.met[name] -= c.Config.closingAfter() // who was told to leave is not to be invited back
+		}
 		if name == c.self {
 			c.emptied = false
 		}

@@ -76,8 +76,10 @@ func TestADeadRegionIsOutAfterFiveSecondsAndReturnsThroughTheGates(t *testing.T)
 // TestAMinorityRemovesNobody plays what one observer may believe of others, for ten minutes each.
 func TestAMinorityRemovesNobody(t *testing.T) {
 	for name, path := range map[string]func(from, to string) error{
-		"one-way cut":          func(from, to string) error { return when(from == "east" && to == "west") },
-		"the cut of a pair":    func(from, to string) error { return when(from == "east" && to == "west" || from == "west" && to == "east") },
+		"one-way cut": func(from, to string) error { return when(from == "east" && to == "west") },
+		"the cut of a pair": func(from, to string) error {
+			return when(from == "east" && to == "west" || from == "west" && to == "east")
+		},
 		"a half-broken region": func(from, _ string) error { return when(from == "south") },
 		"a ring of cuts": func(from, to string) error {
 			return when(from == "east" && to == "west" || from == "west" && to == "south" || from == "south" && to == "east")

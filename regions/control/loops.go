@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"antipode.example/platform/region"
+	"antipode.example/regions/balancer"
 )
 
 // measure measures the gates while the own region is CATCHING_UP.
@@ -61,7 +62,7 @@ func (c *Controller) steer(ctx context.Context) error {
 
 // steering is what is known of the balancer.
 type steering struct {
-	phase Phase
+	phase balancer.Phase
 	bad   bool
 	// busy is when something was last under way in it, or it did not say.
 	busy     time.Duration
@@ -102,8 +103,8 @@ func (c *Controller) steerOnce(ctx context.Context, s *steering) {
 	}
 }
 
-func (c *Controller) applyPhase(ctx context.Context, phase Phase, targets []string) error {
-	if phase == PhaseForwarding {
+func (c *Controller) applyPhase(ctx context.Context, phase balancer.Phase, targets []string) error {
+	if phase == balancer.Forwarding {
 		if err := c.Balancer.Targets(ctx, targets); err != nil {
 			return err
 		}
@@ -118,7 +119,7 @@ func (c *Controller) busy(ctx context.Context) bool {
 }
 
 // tellPhase logs what changes.
-func (c *Controller) tellPhase(ctx context.Context, s *steering, phase Phase, err error) {
+func (c *Controller) tellPhase(ctx context.Context, s *steering, phase balancer.Phase, err error) {
 	if err == nil && s.phase != phase {
 		c.Log.InfoContext(ctx, "phase of the balancer changes", slog.String("from", string(s.phase)), slog.String("to", string(phase)))
 		s.phase = phase

@@ -21,6 +21,7 @@ import (
 	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/region"
 	"antipode.example/platform/telemetry"
+	"antipode.example/regions/balancer"
 	"antipode.example/regions/snapshot"
 )
 
@@ -132,10 +133,17 @@ func (p *Process) make(context.Context) (err error) {
 		probes[r.Name] = newProbe(p.cfg, r, p.auth)
 	}
 	p.control, err = New(Parts{
-		Config: p.cfg, Log: p.log, Store: region.NewStore(p.global), Admitted: p.admitted, Probes: probes, Replication: p.peers, Balancer: noBalancer{},
+		Config: p.cfg, Log: p.log, Store: region.NewStore(p.global), Admitted: p.admitted, Probes: probes, Replication: p.peers, Balancer: p.balancer(),
 		Keys: p.keys, Wall: time.Now, Meter: p.telemetry.Meters.Meter("antipode"),
 	})
 	return err
+}
+
+func (p *Process) balancer() Balancer {
+	if p.cfg.Balancer.Address == "" {
+		return noBalancer{}
+	}
+	return balancer.Client{Network: p.cfg.Balancer.Network, Address: p.cfg.Balancer.Address}
 }
 
 func (p *Process) admitted() bool {

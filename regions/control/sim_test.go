@@ -18,6 +18,7 @@ import (
 	"antipode.example/platform/global"
 	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/region"
+	"antipode.example/regions/balancer"
 	"antipode.example/regions/digest"
 	"antipode.example/regions/snapshot"
 )
@@ -322,13 +323,13 @@ func dead(names ...string) func(from, to string) error {
 // fakeBalancer keeps what it was told.
 type fakeBalancer struct {
 	mu       sync.Mutex
-	phase    Phase
+	phase    balancer.Phase
 	targets  []string
 	sessions int
 	err      error
 }
 
-func (b *fakeBalancer) Phase(_ context.Context, p Phase) error {
+func (b *fakeBalancer) Phase(_ context.Context, p balancer.Phase) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.phase = p
@@ -357,7 +358,7 @@ func (b *fakeBalancer) busy(n int) {
 func (b *fakeBalancer) now() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.phase == PhaseForwarding {
+	if b.phase == balancer.Forwarding {
 		return string(b.phase) + " " + strings.Join(b.targets, ",")
 	}
 	return string(b.phase)

@@ -18,7 +18,11 @@ type trafficConfig struct {
 	KeysDir     string   `yaml:"keys_dir"`
 	GlobalEtcd  []string `yaml:"global_etcd"`
 	Admitted    string   `yaml:"admitted"`
-	Services    []struct {
+	Balancer    struct {
+		Network string `yaml:"network"`
+		Address string `yaml:"address"`
+	} `yaml:"balancer"`
+	Services []struct {
 		Name string `yaml:"name"`
 		Path string `yaml:"path"`
 	} `yaml:"services"`
@@ -62,6 +66,7 @@ func (s Site) trafficConfig(r topology.Region) trafficConfig {
 		GlobalEtcd: []string{httpURL(at(r.GlobalEtcd(), topology.PortEtcdClient))},
 		Admitted:   s.Admitted(r.Name),
 	}
+	conf.Balancer.Network, conf.Balancer.Address = "unix", s.BalancerSocket(r.Name)
 	conf.Log.Level, conf.Log.Format = "info", "json"
 	for _, service := range s.Topology.Services {
 		conf.Services = append(conf.Services, struct {
