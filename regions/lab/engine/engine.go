@@ -29,6 +29,7 @@ const (
 	Kafka        = "kafka"
 	Redis        = "redis"
 	HAProxy      = "haproxy"
+	Edge         = "edge"
 )
 
 // NodeName names a database node; shard and node count from 0.
@@ -66,6 +67,7 @@ type Programs struct {
 	// PostgresBin is the directory of PostgreSQL's programs.
 	PostgresBin    string
 	Redis, HAProxy string
+	Varnishd       string
 	// Services are by name of the service.
 	Services map[string]string
 }
@@ -144,7 +146,7 @@ func (s Site) Units(r topology.Region) ([]Unit, error) {
 			makers = append(makers, func(r topology.Region) (Unit, error) { return s.worker(r, service) })
 		}
 	}
-	makers = append(makers, s.haproxy)
+	makers = append(makers, s.haproxy, s.edge)
 	units := make([]Unit, 0, len(makers))
 	for _, build := range makers {
 		u, err := build(r)
