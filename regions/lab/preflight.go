@@ -141,6 +141,7 @@ func findPrograms(o Options) (engine.Programs, []Problem) {
 		p.Patroni = system("patroni")
 	}
 	p.Redis, p.HAProxy = system("redis-server"), system("haproxy")
+	p.Varnishd = system("varnishd")
 	system("java")
 	if p.PostgresBin = postgresBin(); p.PostgresBin == "" {
 		problems = append(problems, Problem{"PostgreSQL's server programs are not installed", "tools/deps.sh run"})

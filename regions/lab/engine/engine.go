@@ -70,7 +70,8 @@ type Programs struct {
 	PostgresBin    string
 	Redis, HAProxy string
 	// Traffic is the traffic controller.
-	Traffic string
+	Traffic  string
+	Varnishd string
 	// Services are by name of the service.
 	Services map[string]string
 }
@@ -161,7 +162,7 @@ func (s Site) Units(r topology.Region) ([]Unit, error) {
 			makers = append(makers, func(r topology.Region) (Unit, error) { return s.worker(r, service) })
 		}
 	}
-	makers = append(makers, s.haproxy, s.traffic)
+	makers = append(makers, s.haproxy, s.edge, s.traffic)
 	units := make([]Unit, 0, len(makers))
 	for _, build := range makers {
 		u, err := build(r)
