@@ -14,7 +14,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"antipode.example/platform/fault"
 	"antipode.example/platform/global"
 )
 
@@ -274,9 +273,4 @@ func (w World) put(kv *mvccpb.KeyValue) error {
 	r.Region, r.Revision = region, kv.ModRevision
 	w.Records[region] = r
 	return nil
-}
-
-// errFenced is what a fenced region answers.
-func errFenced(region string) error {
-	return fault.New(fault.Fenced, "region %s has been taken out of service by its operators; another region answers", region)
 }

@@ -59,6 +59,8 @@ type Config struct {
 	Redis        string      `koanf:"redis" config:"required"`
 	Kafka        KafkaConfig `koanf:"kafka" config:"required"`
 	Database     Database    `koanf:"database" config:"required"`
+	// Admitted is a file in storage that the region loses with its power, for all its processes; see region.GateConfig. Without it, no process starts to serve while the region is cut off.
+	Admitted string `koanf:"admitted"`
 	// ClockOffsetFile is for labs: a file with a Go duration, such as 5m or -90s, by which this process's clock is to be wrong. It is looked at at most once a
 	// second. Missing or empty means no offset. Leave the key out in production.
 	ClockOffsetFile string `koanf:"clock_offset_file"`

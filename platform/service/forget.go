@@ -16,7 +16,7 @@ func (p *Process) forget() lifecycle.Component {
 		Name: "forget",
 		Start: func(context.Context) (err error) {
 			f, err = forget.New(forget.Config{
-				Deleted: p.deleted, Acts: p.takeover.Acts, Forget: p.definition.Forget, Exists: p.definition.Exists, Users: p.store.Users, May: p.home.synced.Load,
+				Deleted: p.deleted, Acts: p.acts, Forget: p.definition.Forget, Exists: p.definition.Exists, Users: p.store.Users, May: p.mayAct,
 				Leases: p.leases, Log: p.log, Meter: p.meter(),
 			})
 			return err
@@ -33,11 +33,15 @@ func (p *Process) deleted() []auth.Deletion {
 	return p.ofUsers.Deleted()
 }
 
-// peers are the other regions, and for how long each was silent.
+// peers are the other regions, and for how long each was silent. One that is fenced does nothing, whether it is heard or not.
 func (p *Process) peers() []takeover.Peer {
 	var all []takeover.Peer
 	for _, s := range p.replicator.Peers() {
-		all = append(all, takeover.Peer{Number: s.Number, SilentFor: s.SilentFor})
+		silent := s.SilentFor
+		if p.gate.Fenced(s.Region) {
+			silent = max(silent, takeover.After)
+		}
+		all = append(all, takeover.Peer{Number: s.Number, SilentFor: silent})
 	}
 	return all
 }

@@ -100,9 +100,15 @@ func (p *Process) checkSynced(context.Context) error {
 	return nil
 }
 
-// refuseUntilSynced answers nobody from a region that has forgotten something, for it would deny what its clients have seen.
-func (p *Process) refuseUntilSynced(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if !p.home.synced.Load() && !strings.HasPrefix(info.FullMethod, "/grpc.health.") {
+// refuse answers nobody from a region that is fenced, or that has forgotten something, for it would deny what its clients have seen.
+func (p *Process) refuse(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if strings.HasPrefix(info.FullMethod, "/grpc.health.") {
+		return handler(ctx, req)
+	}
+	if err := p.gate.Err(); err != nil {
+		return nil, err
+	}
+	if !p.home.synced.Load() {
 		return nil, fault.New(fault.CatchingUp, "this region is fetching what it has missed from the other regions").After(time.Second)
 	}
 	return handler(ctx, req)

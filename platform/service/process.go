@@ -6,7 +6,7 @@
 // A process signs what it asks of others, and the port for clients asks who calls. For that it needs the keys of access tokens, without which it does not start, and nothing of another service: until it has heard what the services that it
 // follows have revoked, it judges tokens by their signatures alone (ADR 0011). What its own service has revoked it reads from the region's shards before it serves, from those that answer.
 //
-// It guarantees that a process serves nobody before its region has what it may have forgotten, that it ends when another incarnation lives in the region's shards, that it
+// It guarantees that a process serves nobody, and writes nothing of its own, before its region has what it may have forgotten and while the region is fenced (what was acknowledged before is still published), that it ends when another incarnation lives in the region's shards, that it
 // refuses writes while its clock can't be trusted, and that it stops in order: streams of revocations, unready, lameduck, requests in flight, streams of other regions,
 // capture, pools, telemetry.
 //
@@ -40,6 +40,7 @@ import (
 	"antipode.example/platform/lifecycle"
 	"antipode.example/platform/limit"
 	"antipode.example/platform/record"
+	"antipode.example/platform/region"
 	"antipode.example/platform/replicate"
 	"antipode.example/platform/shard"
 	"antipode.example/platform/store"
@@ -121,7 +122,7 @@ type Parts struct {
 	Replicator *replicate.Replicator
 	// Acts reports whether this region does the background work of a region, by its number, for now; see takeover.Rule.
 	Acts func(origin uint16) bool
-	// Synced is false while the region has forgotten something, and must do nothing that rests on what it has not.
+	// Synced is false while the region has forgotten something, and must do nothing that rests on what it has not, and while it is fenced.
 	Synced func() bool
 	// Events is this region's log, and Topic that of the service's events in it.
 	Events *kafka.Cluster
@@ -138,6 +139,7 @@ type Process struct {
 	reach      reach
 
 	home       home
+	gate       *region.Gate
 	telemetry  *telemetry.Telemetry
 	monitor    *health.Monitor
 	router     *shard.Router
@@ -185,6 +187,7 @@ func New(cfg Config, d Definition, log *slog.Logger) (*Process, error) {
 func (p *Process) Run(ctx context.Context) error {
 	parts := []lifecycle.Component{p.telemeter(), p.adminServer()}
 	parts = append(parts, p.stores()...)
+	parts = append(parts, p.admission())
 	parts = append(parts, lifecycle.Component{Name: "home", Start: p.startHome, Run: p.watchHome})
 	parts = append(parts, p.rules()...)
 	if !p.cfg.has(RoleReplicate) {
@@ -219,6 +222,7 @@ func (p *Process) telemeter() lifecycle.Component {
 				Checks: map[string]health.Check{
 					"shards":    func(ctx context.Context) error { return p.reach.check(ctx, p.router.Shards()) },
 					"caught up": p.checkSynced,
+					"admitted":  func(context.Context) error { return p.gate.Err() },
 				},
 				Services: p.definition.GRPC,
 			})
@@ -243,9 +247,9 @@ func (p *Process) openRules(ctx context.Context) error {
 	}
 	parts := &Parts{
 		Config: &p.cfg, Log: p.log, Clock: p.clock, Meter: p.meter(), Keys: p.keys, Store: p.store, Limits: limits, Leases: p.leases, Global: p.global,
-		Auth: p.auth, Dead: p.dead, Service: p.neighbours.connect, Acts: p.takeover.Acts, Synced: p.home.synced.Load, Events: p.events, Topic: p.cfg.topic(),
+		Auth: p.auth, Dead: p.dead, Service: p.neighbours.connect, Acts: p.acts, Synced: p.mayAct, Events: p.events, Topic: p.cfg.topic(),
 		Copies: copies.Config{
-			Region: p.cfg.Region, Store: p.store, Cache: p.cache, Registry: p.definition.Registry, Closed: p.home.isClosed, MayWrite: p.clockGuard.mayWrite,
+			Region: p.cfg.Region, Store: p.store, Cache: p.cache, Registry: p.definition.Registry, Closed: p.home.isClosed, MayWrite: p.mayWrite,
 		},
 	}
 	if len(p.cfg.Peers) > 0 {

@@ -186,7 +186,7 @@ func (p *Process) front(ctx context.Context) (*gateway.Server, error) {
 	}
 	server, err := rpc.NewServer(rpc.Config{
 		Log: p.log, Sealer: sealer, Meter: p.meter(), Tracer: p.telemetry.Traces, Access: guard,
-		Interceptors: append([]grpc.UnaryServerInterceptor{p.refuseUntilSynced}, p.definition.Interceptors...),
+		Interceptors: append([]grpc.UnaryServerInterceptor{p.refuse}, p.definition.Interceptors...),
 	})
 	if err != nil {
 		return nil, err

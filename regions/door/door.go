@@ -1,7 +1,7 @@
 // Package door owns the listeners on the host through which people and programs outside reach a region of a lab: a door
-// relays each TCP connection to a target, through a dialer that starts from a place in the world.
+// relays each TCP connection (Door) or each sender's UDP packets (DatagramDoor) to a target, through a dialer that starts from a place in the world.
 //
-// It guarantees that bytes and ends of streams pass unchanged in both directions (a half-closed connection stays open the
+// Of TCP it guarantees that bytes and ends of streams pass unchanged in both directions (a half-closed connection stays open the
 // other way), that a reset or a lost target resets the other side, that no more than MaxConns connections are relayed at
 // once (more wait to be accepted), and that after Serve has returned no connection and no goroutine is left.
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -56,7 +57,7 @@ func ComponentNames(opts Options) ([]string, error) {
 func (o Options) units(site engine.Site, r topology.Region) ([]engine.Unit, error) {
 	units, err := site.Units(r)
 	if o.WithoutServices {
-		units = slices.DeleteFunc(units, func(u engine.Unit) bool { return u.Service != "" })
+		units = slices.DeleteFunc(units, func(u engine.Unit) bool { return u.Service != "" || u.OfTraffic() })
 	}
 	return units, err
 }
@@ -139,6 +140,9 @@ func (r *Region) PowerOff(ctx context.Context) error {
 		return fmt.Errorf("powering off region %s: %w", r.Topology.Name, err)
 	}
 	r.lab.faults.drop(r.Topology.Name)
+	if err := os.RemoveAll(r.lab.site.RunDir(r.Topology.Name)); err != nil {
+		return fmt.Errorf("powering off region %s: %w", r.Topology.Name, err)
+	}
 	// Also what operators have started in the region.
 	return r.killStrangers(ctx)
 }

@@ -42,9 +42,11 @@ func ensureKeys(dir string, regions []string, owner *syscall.Credential, hasData
 	if err := ensureTokenKeys(dir, regions, owner, hasData); err != nil {
 		return engine.Secrets{}, err
 	}
-	// Signed addresses are good for days at most, so one that is missing, as in a lab that is older, is made even when there are data.
-	if _, err := ensureKey(filepath.Join(dir, "signed-url.json"), secretSet(), owner, false); err != nil {
-		return engine.Secrets{}, err
+	// Signed addresses are good for days at most, and snapshots for seconds, so a key that is missing, as in a lab that is older, is made even when there are data.
+	for _, name := range []string{"signed-url.json", "dns.json"} {
+		if _, err := ensureKey(filepath.Join(dir, name), secretSet(), owner, false); err != nil {
+			return engine.Secrets{}, err
+		}
 	}
 	var s engine.Secrets
 	for name, to := range map[string]*string{

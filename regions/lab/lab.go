@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -17,10 +16,8 @@ import (
 
 	"antipode.example/deploy"
 	"antipode.example/platform/kafka/broker"
-	"antipode.example/regions/door"
 	"antipode.example/regions/lab/engine"
 	"antipode.example/regions/lab/proc"
-	"antipode.example/regions/netns"
 	"antipode.example/regions/network"
 	"antipode.example/regions/topology"
 )
@@ -144,6 +141,9 @@ func (l *Lab) prepare(ctx context.Context, m Machine) error {
 	if site.Secrets, err = ensureKeys(site.KeysDir(), l.opts.Topology.RegionNames(), l.credential, saved == nil); err != nil {
 		return err
 	}
+	if err := ensureCertificates(site.KeysDir(), l.opts.Name, l.opts.Topology.Regions, l.doorBlock, time.Now(), l.credential); err != nil {
+		return err
+	}
 	if site.Programs, err = install(m.Programs, site.Dir); err != nil {
 		return err
 	}
@@ -151,8 +151,10 @@ func (l *Lab) prepare(ctx context.Context, m Machine) error {
 		return err
 	}
 	l.site = site
-	if err := os.RemoveAll(site.ClocksDir()); err != nil {
-		return fmt.Errorf("setting clocks right: %w", err) // faults end with the lab that they were in
+	for _, dir := range []string{site.ClocksDir(), site.RunsDir()} { // faults, and what a region has without a disk, end with the lab that they were in
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("removing what an earlier lab left: %w", err)
+		}
 	}
 	return l.remember()
 }
@@ -193,24 +195,6 @@ func (l *Lab) build() error {
 			return err
 		}
 		l.regions = append(l.regions, r)
-	}
-	return nil
-}
-
-func (l *Lab) openDoors() error {
-	world := l.network.Namespace(topology.World)
-	for _, r := range l.regions {
-		from := netns.Dialer{Namespace: world, From: r.Topology.DoorPlace()}
-		d, err := door.Open(l.running, door.Config{
-			Listen: netip.AddrPortFrom(r.Topology.DoorAddr(l.doorBlock), topology.PortFront),
-			Target: netip.AddrPortFrom(r.Topology.Front(), topology.PortFront),
-			Dial:   from.DialContext,
-			Log:    l.log,
-		})
-		if err != nil {
-			return fmt.Errorf("opening the door of region %s: %w", r.Topology.Name, err)
-		}
-		l.spawn("a door", d.Serve)
 	}
 	return nil
 }

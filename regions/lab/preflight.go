@@ -3,8 +3,6 @@ package lab
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"os/user"
@@ -137,11 +135,13 @@ func findPrograms(o Options) (engine.Programs, []Problem) {
 		for _, service := range o.Topology.Services {
 			p.Services[service.Name] = own(service.Program)
 		}
+		p.Traffic = own("trafficd")
 	}
 	if p.Patroni = engine.PinnedPatroni(); p.Patroni == "" {
 		p.Patroni = system("patroni")
 	}
 	p.Redis, p.HAProxy = system("redis-server"), system("haproxy")
+	p.Varnishd = system("varnishd")
 	system("java")
 	if p.PostgresBin = postgresBin(); p.PostgresBin == "" {
 		problems = append(problems, Problem{"PostgreSQL's server programs are not installed", "tools/deps.sh run"})
@@ -210,18 +210,4 @@ func findDoors(o Options) (int, *Problem) {
 		}
 	}
 	return 0, &Problem{"no block of doors is free: " + last.Error(), "stop a lab: regionctl --lab NAME down"}
-}
-
-func doorsFree(t *topology.Topology, block int) error {
-	for _, r := range t.Regions {
-		addr := netip.AddrPortFrom(r.DoorAddr(block), topology.PortFront)
-		l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(addr))
-		if err != nil {
-			return fmt.Errorf("the door %s of region %s is taken: %w", addr, r.Name, err)
-		}
-		if err := l.Close(); err != nil {
-			return fmt.Errorf("closing %s: %w", addr, err)
-		}
-	}
-	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -66,8 +67,11 @@ func (r *Region) Dial(ctx context.Context, network, address string) (net.Conn, e
 }
 
 // Door is where the region's REST and gRPC are reached from the host.
-func (r *Region) Door() netip.AddrPort {
-	return netip.AddrPortFrom(r.Topology.DoorAddr(r.lab.doorBlock), topology.PortFront)
+func (r *Region) Door() netip.AddrPort { return r.DoorTo(topology.PortFront) }
+
+// DoorTo is the region's door of that port: PortFront, PortFrontTLS, PortEdge or DoorDNS.
+func (r *Region) DoorTo(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(r.Topology.DoorAddr(r.lab.doorBlock), port)
 }
 
 // Components lists the region's components.
@@ -93,6 +97,9 @@ func (r *Region) unit(name string) engine.Unit {
 // start starts everything in the order in which it needs each other, and returns once it is ready.
 func (r *Region) start(ctx context.Context) error {
 	began := time.Now()
+	if err := r.makeRunDir(); err != nil {
+		return err
+	}
 	if err := r.startEngines(ctx); err != nil {
 		return err
 	}
@@ -103,6 +110,14 @@ func (r *Region) start(ctx context.Context) error {
 	}
 	r.tell(Event{What: "up", Seconds: time.Since(began).Seconds()})
 	return nil
+}
+
+func (r *Region) makeRunDir() error {
+	dir := r.lab.site.RunDir(r.Topology.Name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("making the directory of what is lost with the power: %w", err)
+	}
+	return give(dir, r.lab.credential)
 }
 
 // startEngines starts what the services need, and the balancer.
@@ -133,7 +148,7 @@ func (r *Region) startEngines(ctx context.Context) error {
 	return group.Wait()
 }
 
-// startServices migrates the databases, then starts the instances.
+// startServices migrates the databases, then starts the instances, and what brings clients to them.
 func (r *Region) startServices(ctx context.Context) error {
 	began := time.Now()
 	if err := r.migrate(ctx); err != nil {
@@ -147,7 +162,7 @@ func (r *Region) startServices(ctx context.Context) error {
 	r.tell(Event{What: "databases migrated", Seconds: time.Since(began).Seconds()})
 	group, ctx := errgroup.WithContext(ctx)
 	for _, u := range r.units {
-		if u.Service != "" {
+		if u.Service != "" || u.OfTraffic() {
 			group.Go(func() error { return r.bringUp(ctx, u.Name) })
 		}
 	}
@@ -196,7 +211,7 @@ func (r *Region) waitShard(ctx context.Context, shard int) error {
 // stop stops everything in the reverse order. Errors are logged: what does not end is ended by the sweep.
 func (r *Region) stop(ctx context.Context) {
 	r.conns.close()
-	r.each(ctx, func(u engine.Unit) bool { return u.Service != "" || u.Name == engine.HAProxy })
+	r.each(ctx, func(u engine.Unit) bool { return u.Service != "" || u.OfTraffic() || u.Name == engine.HAProxy })
 	r.each(ctx, func(u engine.Unit) bool {
 		return strings.HasPrefix(u.Name, "pg-") || u.Name == engine.Kafka || u.Name == engine.Redis
 	})

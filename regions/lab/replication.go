@@ -16,12 +16,10 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
+	"antipode.example/regions/digest"
 )
 
-const (
-	slots         = 4096
-	digestTimeout = 30 * time.Second
-)
+const digestTimeout = 30 * time.Second
 
 // DigestReport compares what the regions hold, service by service.
 type DigestReport struct {
@@ -73,7 +71,7 @@ func (l *Lab) Digest(ctx context.Context, service string) (DigestReport, error) 
 
 func (l *Lab) digest(ctx context.Context, service string) ServiceDigest {
 	report := ServiceDigest{Service: service, Regions: make([]RegionDigest, len(l.regions)), Equal: true}
-	digests := make([]map[uint32]*replicationv1.SlotDigest, len(l.regions))
+	digests := make([]digest.Slots, len(l.regions))
 	var asking sync.WaitGroup
 	for i, r := range l.regions {
 		asking.Go(func() { report.Regions[i], digests[i] = r.digest(ctx, service) })
@@ -82,8 +80,8 @@ func (l *Lab) digest(ctx context.Context, service string) ServiceDigest {
 	for _, d := range report.Regions {
 		report.Equal = report.Equal && d.Error == ""
 	}
-	for slot := range uint32(slots) {
-		behind, diverged := compare(slot, digests)
+	for slot := range digest.All {
+		behind, diverged := digest.Compare(slot, digests...)
 		if behind {
 			report.Behind = append(report.Behind, slot)
 		}
@@ -95,44 +93,26 @@ func (l *Lab) digest(ctx context.Context, service string) ServiceDigest {
 	return report
 }
 
-// compare says of one slot whether any region that answered lacks something, and whether two with equal vectors differ.
-func compare(slot uint32, digests []map[uint32]*replicationv1.SlotDigest) (behind, diverged bool) {
-	states := map[string]string{} // by vectors
-	for _, d := range digests {
-		if d == nil {
-			continue
-		}
-		vectors, state := string(d[slot].GetVectors()), string(d[slot].GetStates())
-		if other, seen := states[vectors]; seen && other != state {
-			diverged = true
-		}
-		states[vectors] = state
-	}
-	return len(states) > 1, diverged
-}
-
-func (r *Region) digest(ctx context.Context, service string) (RegionDigest, map[uint32]*replicationv1.SlotDigest) {
+func (r *Region) digest(ctx context.Context, service string) (RegionDigest, digest.Slots) {
 	d := RegionDigest{Region: r.Topology.Name}
 	var answer *replicationv1.DigestResponse
 	err := r.AnySync(ctx, service, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
-		answer, err = c.Digest(ctx, &replicationv1.DigestRequest{FirstSlot: 0, Slots: slots})
+		answer, err = c.Digest(ctx, &replicationv1.DigestRequest{FirstSlot: 0, Slots: digest.All})
 		return err
 	})
 	if err != nil {
 		d.Error = err.Error()
 		return d, nil
 	}
-	bySlot := make(map[uint32]*replicationv1.SlotDigest, len(answer.GetSlots()))
 	vectors, states := sha256.New(), sha256.New()
 	for _, s := range answer.GetSlots() {
-		bySlot[s.GetSlot()] = s
 		d.Users += s.GetUsers()
 		number := binary.BigEndian.AppendUint32(nil, s.GetSlot())
 		vectors.Write(append(number, s.GetVectors()...))
 		states.Write(append(number, s.GetStates()...))
 	}
 	d.Vectors, d.States = hex.EncodeToString(vectors.Sum(nil)), hex.EncodeToString(states.Sum(nil))
-	return d, bySlot
+	return d, digest.Read(answer)
 }
 
 // ConflictReport lists the conflicts that the regions have seen.

@@ -173,10 +173,11 @@ func (r *Region) componentStatus(u engine.Unit, c proc.Status, all []proc.Proces
 		s.Memory += proc.PSS(p.PID)
 	}
 	s.CPU = r.lab.usage.of(filepath.Clean(u.Dir))
+	doors := doorways(r.Topology, r.lab.doorBlock)
 	for _, e := range u.Endpoints {
 		end := EndpointStatus{Speaks: e.Speaks, Inside: e.Address.String()}
-		if u.Name == engine.HAProxy && e.Address.Port() == r.Door().Port() {
-			end.Host = r.Door().String()
+		if i := slices.IndexFunc(doors, func(d doorway) bool { return d.Inside == e.Address }); i >= 0 {
+			end.Host = doors[i].Host.String()
 		}
 		s.Endpoints = append(s.Endpoints, end)
 	}

@@ -261,34 +261,6 @@ func TestLettersAreFoundByABeginning(t *testing.T) {
 	}
 }
 
-func TestDigestsTellBehindFromDiverged(t *testing.T) {
-	digest := func(vectors, states string) map[uint32]*replicationv1.SlotDigest {
-		if vectors == "" {
-			return map[uint32]*replicationv1.SlotDigest{}
-		}
-		return map[uint32]*replicationv1.SlotDigest{7: {Slot: 7, Vectors: []byte(vectors), States: []byte(states)}}
-	}
-	tests := map[string]struct {
-		digests          []map[uint32]*replicationv1.SlotDigest
-		behind, diverged bool
-	}{
-		"equal":                         {[]map[uint32]*replicationv1.SlotDigest{digest("v", "s"), digest("v", "s"), digest("v", "s")}, false, false},
-		"empty everywhere":              {[]map[uint32]*replicationv1.SlotDigest{digest("", ""), digest("", "")}, false, false},
-		"one lacks a write":             {[]map[uint32]*replicationv1.SlotDigest{digest("v", "s"), digest("w", "t"), digest("v", "s")}, true, false},
-		"one lacks the slot":            {[]map[uint32]*replicationv1.SlotDigest{digest("v", "s"), digest("", "")}, true, false},
-		"same writes, other content":    {[]map[uint32]*replicationv1.SlotDigest{digest("v", "s"), digest("v", "t")}, false, true},
-		"both":                          {[]map[uint32]*replicationv1.SlotDigest{digest("v", "s"), digest("v", "t"), digest("w", "u")}, true, true},
-		"one didn't answer, two differ": {[]map[uint32]*replicationv1.SlotDigest{nil, digest("v", "s"), digest("w", "t")}, true, false},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			if behind, diverged := compare(7, test.digests); behind != test.behind || diverged != test.diverged {
-				t.Errorf("behind %t, diverged %t", behind, diverged)
-			}
-		})
-	}
-}
-
 func TestConflictsAreFoundByABeginning(t *testing.T) {
 	r := ConflictReport{Conflicts: []Conflict{{Name: "abc1"}, {Name: "abd2"}, {Name: "ab"}}}
 	for name, want := range map[string]string{"abc1": "abc1", "abc": "abc1", "abd": "abd2", "ab": "ab", "a": "", "x": "", "": ""} {
@@ -360,7 +332,7 @@ func TestComponentNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"alpha/etcd-global", "alpha/etcd-regional", "alpha/redis", "alpha/kafka", "alpha/pg-s1-1", "alpha/pg-s1-2", "alpha/user-a", "alpha/haproxy",
+		"alpha/etcd-global", "alpha/etcd-regional", "alpha/redis", "alpha/kafka", "alpha/pg-s1-1", "alpha/pg-s1-2", "alpha/user-a", "alpha/haproxy", "alpha/edge",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("names are %v", names)

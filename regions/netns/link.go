@@ -91,12 +91,13 @@ func (n *Namespace) netlink(doing string, fn func(*netlink.Handle) error) error 
 	return nil
 }
 
-// quietDefaults keeps the kernel of a new namespace from sending what nobody asked for: it forwards nothing, and new
-// devices have no IPv6 (which would announce itself). It acts on the namespace of the calling thread.
-func quietDefaults() error {
+// setDefaults keeps the kernel of a new namespace from sending what nobody asked for: it forwards nothing, and new
+// devices have no IPv6 (which would announce itself). It lets everybody listen on low ports, such as that of DNS. It acts on the namespace of the calling thread.
+func setDefaults() error {
 	for path, want := range map[string]string{
-		"/proc/sys/net/ipv4/ip_forward":                "0",
-		"/proc/sys/net/ipv6/conf/default/disable_ipv6": "1",
+		"/proc/sys/net/ipv4/ip_forward":                 "0",
+		"/proc/sys/net/ipv4/ip_unprivileged_port_start": "0",
+		"/proc/sys/net/ipv6/conf/default/disable_ipv6":  "1",
 	} {
 		have, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(have)) == want {

@@ -84,7 +84,7 @@ func Create(name string) (*Namespace, error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("unshare: %w", err)
 		}
-		if err := quietDefaults(); err != nil {
+		if err := setDefaults(); err != nil {
 			return err
 		}
 		if err := unix.Mount(threadPath(), path, "", unix.MS_BIND, ""); err != nil {

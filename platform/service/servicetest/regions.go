@@ -65,6 +65,8 @@ type Instance struct {
 	Config string
 	// Address is without a port.
 	Address string
+	// Global are the members of the global store.
+	Global  []string
 	Engines *Region
 	// Conn is to the front, once it was ready.
 	Conn *grpc.ClientConn
@@ -170,7 +172,7 @@ func (w *world) add(t *testing.T, s Service) []*Instance {
 		if ok, err := replicas.New(g, s.Name).Give(t.Context(), number, 0, 1); !ok || err != nil { // as the engines were migrated
 			t.Fatal(ok, err)
 		}
-		all = append(all, &Instance{Name: r.name, Address: loopback(), Engines: r.engines, service: s, site: r})
+		all = append(all, &Instance{Name: r.name, Address: loopback(), Global: w.global.Endpoints(), Engines: r.engines, service: s, site: r})
 	}
 	return all
 }

@@ -29,6 +29,9 @@ const (
 	Kafka        = "kafka"
 	Redis        = "redis"
 	HAProxy      = "haproxy"
+	NameServer   = "dns"
+	Traffic      = "traffic"
+	Edge         = "edge"
 )
 
 // NodeName names a database node; shard and node count from 0.
@@ -66,6 +69,9 @@ type Programs struct {
 	// PostgresBin is the directory of PostgreSQL's programs.
 	PostgresBin    string
 	Redis, HAProxy string
+	// Traffic is the traffic controller.
+	Traffic  string
+	Varnishd string
 	// Services are by name of the service.
 	Services map[string]string
 }
@@ -101,6 +107,9 @@ type Unit struct {
 	Grace time.Duration
 }
 
+// OfTraffic says that the component brings clients to services; without services it has nothing to do.
+func (u Unit) OfTraffic() bool { return u.Name == NameServer || u.Name == Traffic || u.Name == Edge }
+
 // Endpoint is a place where a component listens.
 type Endpoint struct {
 	Speaks  string
@@ -125,6 +134,15 @@ func (s Site) KeysDir() string { return filepath.Join(s.Dir, "keys") }
 // stays wrong when disks are lost.
 func (s Site) ClockFile(region string) string { return filepath.Join(s.ClocksDir(), region) }
 
+// RunDir is what a region keeps without a disk, as a machine does in /run: it is lost with the power.
+func (s Site) RunDir(region string) string { return filepath.Join(s.RunsDir(), region) }
+
+// Admitted is the mark in RunDir that the region was let in; see region.GateConfig.
+func (s Site) Admitted(region string) string { return filepath.Join(s.RunDir(region), "admitted") }
+
+// RunsDir holds those directories.
+func (s Site) RunsDir() string { return filepath.Join(s.Dir, "run") }
+
 // ClocksDir holds the clock files.
 func (s Site) ClocksDir() string { return filepath.Join(s.Dir, "clocks") }
 
@@ -144,7 +162,7 @@ func (s Site) Units(r topology.Region) ([]Unit, error) {
 			makers = append(makers, func(r topology.Region) (Unit, error) { return s.worker(r, service) })
 		}
 	}
-	makers = append(makers, s.haproxy)
+	makers = append(makers, s.haproxy, s.edge, s.traffic)
 	units := make([]Unit, 0, len(makers))
 	for _, build := range makers {
 		u, err := build(r)

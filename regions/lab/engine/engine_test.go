@@ -39,7 +39,7 @@ func site(t *testing.T) engine.Site {
 	return engine.Site{
 		Topology: top, Dir: "/data/golden",
 		Programs: engine.Programs{
-			Self: "/bin/regionctl", Services: map[string]string{"user": "/bin/userd", "session": "/bin/sessiond", "asset": "/bin/assetd"}, Patroni: "/bin/patroni", PostgresBin: "/pg/bin", Redis: "/bin/redis-server", HAProxy: "/bin/haproxy",
+			Self: "/bin/regionctl", Services: map[string]string{"user": "/bin/userd", "session": "/bin/sessiond", "asset": "/bin/assetd"}, Patroni: "/bin/patroni", PostgresBin: "/pg/bin", Redis: "/bin/redis-server", HAProxy: "/bin/haproxy", Varnishd: "/bin/varnishd", Traffic: "/bin/trafficd",
 		},
 		Secrets: engine.Secrets{Service: "service-secret", Superuser: "superuser-secret", Replicator: "replicator-secret"},
 		Broker:  broker.Install{Java: "/bin/java", Jars: []string{"/jars/a.jar", "/jars/b.jar"}},
@@ -121,7 +121,7 @@ func TestASecondService(t *testing.T) {
 	}
 	for _, u := range two {
 		now[u.Name] = u
-		if was, ok := before[u.Name]; ok && u.Name != engine.HAProxy && !strings.HasPrefix(u.Name, "pg-") && u.Service == "" && !maps.Equal(u.Files, was.Files) {
+		if was, ok := before[u.Name]; ok && u.Name != engine.HAProxy && u.Name != engine.Traffic && !strings.HasPrefix(u.Name, "pg-") && u.Service == "" && !maps.Equal(u.Files, was.Files) {
 			t.Errorf("the files of %s have changed", u.Name)
 		}
 	}
@@ -141,7 +141,7 @@ func TestASecondService(t *testing.T) {
 		},
 		"pg-s2-1/roles.sql": {`CREATE DATABASE "user"`, `CREATE DATABASE "session"`},
 		"haproxy/haproxy.cfg": {
-			"    acl session path /v1/sessions /.well-known/jwks.json\n", "/v1/sessions/ /v1/sessions:", " /antipode.session.\n", "    use_backend session if session\n",
+			"    acl session path /v1/sessions /.well-known/jwks.json\n", "/v1/sessions/ /v1/sessions:", " /antipode.session.\n", "    http-request set-var(txn.to) str(session) if session\n",
 			"    use_backend session-once if session\n", "    default_backend user\n", "    server session-b 198.18.1.32:8080\n",
 			"    server session-b 198.18.1.32:8080 track session/session-b\n",
 		},

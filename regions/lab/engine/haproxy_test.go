@@ -2,8 +2,14 @@ package engine
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -35,6 +41,13 @@ func (b *backend) set(unready bool, behave func(http.ResponseWriter, *http.Reque
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.unready, b.behave, b.takes, b.requests = unready, behave, nil, nil
+}
+
+// forget leaves out what was seen so far.
+func (b *backend) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.requests = nil
 }
 
 func (b *backend) seen() []string {
@@ -119,8 +132,25 @@ func (p pair) set(unready bool, behave func(http.ResponseWriter, *http.Request))
 
 func (p pair) seen() []string { return append(p[0].seen(), p[1].seen()...) }
 
-// startHAProxy runs the real balancer before two services, each of two fake instances: user with a and b, session with c and d.
+// rig is the real balancer before fake services of one region, with a fake edge and the fake balancer of another region.
+type rig struct {
+	front, frontTLS, admin string
+	socket                 string
+	roots                  *x509.CertPool
+	// user has the instances a and b, session c and d.
+	user, session   pair
+	edge, elsewhere *backend
+}
+
+// startHAProxy is a rig for tests of what is behind the front.
 func startHAProxy(t *testing.T) (front, admin string, user, session pair) {
+	t.Helper()
+	r := startRig(t)
+	return r.front, r.admin, r.user, r.session
+}
+
+// startRig starts it all.
+func startRig(t *testing.T) rig {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("needs HAProxy")
@@ -129,28 +159,37 @@ func startHAProxy(t *testing.T) (front, admin string, user, session pair) {
 	if _, err := os.Stat(path); err != nil {
 		t.Skip("HAProxy is not installed: tools/deps.sh run")
 	}
-	port, ready := freePort(t), freePort(t)
-	start := func(name, addr string) *backend {
+	port, ready, admin := freePort(t), freePort(t), freePort(t)
+	start := func(name, addr string, readyPort uint16) *backend {
 		b := &backend{name: name, addr: netip.MustParseAddr(addr)}
-		b.start(t, port, ready)
+		b.start(t, port, readyPort)
 		return b
 	}
-	user = pair{start("a", "127.66.0.1"), start("b", "127.66.0.2")}
-	session = pair{start("c", "127.66.0.5"), start("d", "127.66.0.6")}
+	dir := t.TempDir()
+	r := rig{
+		front: fmt.Sprintf("127.66.0.3:%d", freePort(t)), frontTLS: fmt.Sprintf("127.66.0.3:%d", freePort(t)), admin: fmt.Sprintf("127.66.0.4:%d", admin),
+		socket:    filepath.Join(dir, "admin.sock"),
+		user:      pair{start("a", "127.66.0.1", ready), start("b", "127.66.0.2", ready)},
+		session:   pair{start("c", "127.66.0.5", ready), start("d", "127.66.0.6", ready)},
+		edge:      start("edge", "127.66.0.7", ready),
+		elsewhere: start("south", "127.66.0.8", admin),
+	}
+	certificate := filepath.Join(dir, "tls.pem")
+	r.roots = selfSigned(t, certificate)
 	servers := func(p pair) (all []server) {
 		for _, b := range p {
 			all = append(all, server{b.name, netip.AddrPortFrom(b.addr, port)})
 		}
 		return all
 	}
-	front = fmt.Sprintf("127.66.0.3:%d", freePort(t))
-	admin = fmt.Sprintf("127.66.0.4:%d", freePort(t))
 	conf, err := balancer{
-		Region: fmt.Sprintf("test%d", port), Front: netip.MustParseAddrPort(front), Admin: netip.MustParseAddrPort(admin), AdminPort: int(ready),
+		Region: fmt.Sprintf("test%d", port), Front: netip.MustParseAddrPort(r.front), FrontTLS: netip.MustParseAddrPort(r.frontTLS),
+		Admin: netip.MustParseAddrPort(r.admin), AdminPort: int(ready), Certificate: certificate, Socket: r.socket,
+		Edge: netip.AddrPortFrom(r.edge.addr, port), Elsewhere: []server{{"south", netip.AddrPortFrom(r.elsewhere.addr, port)}},
 		Services: []balanced{
-			{Name: "user", Paths: []string{"/v1/users"}, Servers: servers(user)},
+			{Name: "user", Paths: []string{"/v1/users"}, Servers: servers(r.user)},
 			{
-				Name: "session", Paths: []string{"/v1/sessions", "/v1/loads", "/.well-known/jwks.json"}, Servers: servers(session),
+				Name: "session", Paths: []string{"/v1/sessions", "/v1/loads", "/.well-known/jwks.json"}, Servers: servers(r.session),
 				Uploads: []string{"^/v1/sessions/[^/]+/content$", "^/v1/(sessions/up|loads)(/|$)"},
 			},
 		},
@@ -158,11 +197,11 @@ func startHAProxy(t *testing.T) (front, admin string, user, session pair) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "haproxy.cfg")
+	file := filepath.Join(dir, "haproxy.cfg")
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.CommandContext(t.Context(), path, "-c", "-f", file).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), path, "-c", "-f", file).CombinedOutput(); err != nil || strings.Contains(string(out), "WARNING") {
 		t.Fatalf("the configuration is not valid: %v\n%s", err, out)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -180,10 +219,38 @@ func startHAProxy(t *testing.T) (front, admin string, user, session pair) {
 		}
 	})
 	waitFor(t, "the balancer to serve", func() bool {
-		resp := try(t, http.MethodGet, "http://"+front+"/", nil)
+		resp := try(t, http.MethodGet, "http://"+r.front+"/", nil)
 		return resp != nil && resp.status == http.StatusOK
 	})
-	return front, admin, user, session
+	return r
+}
+
+// selfSigned writes a certificate of the front, with its key, into a file.
+func selfSigned(t *testing.T, file string) *x509.CertPool {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 66, 0, 3)}, DNSNames: []string{"api.antipode.test", "cdn.antipode.test"},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})...)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(text)
+	return roots
 }
 
 type answer struct {

@@ -34,6 +34,7 @@ type serviceConfig struct {
 		User         string `yaml:"user"`
 		PasswordFile string `yaml:"password_file"`
 	} `yaml:"database"`
+	Admitted        string         `yaml:"admitted"`
 	ClockOffsetFile string         `yaml:"clock_offset_file"`
 	Shards          []serviceShard `yaml:"shards"`
 	Peers           []servicePeer  `yaml:"peers"`
@@ -121,7 +122,7 @@ func (s Site) process(r topology.Region, service topology.Service, p process) (U
 		Files:     map[string]string{ConfigFile: string(text)},
 		Argv:      []string{s.Programs.Services[service.Name], "serve", "--config", filepath.Join(disk.Own, ConfigFile)},
 		Env:       []string{fmt.Sprintf("GOMEMLIMIT=%dMiB", p.memory)},
-		Probe:     getOK(httpURL(at(p.addr, topology.PortAdmin)) + "/readyz"),
+		Probe:     servesOrIsFenced(httpURL(at(p.addr, topology.PortAdmin)) + "/readyz"),
 		Endpoints: p.endpoints,
 		Grace:     15 * time.Second,
 	}, nil
@@ -144,7 +145,7 @@ func (s Site) serviceConfig(r topology.Region, service topology.Service, p proce
 	conf.Database.Name, conf.Database.User = service.Name, "antipode"
 	conf.Database.PasswordFile = filepath.Join(s.KeysDir(), "postgres.password")
 	conf.Log.Level, conf.Log.Format = "info", "json"
-	conf.ClockOffsetFile = s.ClockFile(r.Name)
+	conf.ClockOffsetFile, conf.Admitted = s.ClockFile(r.Name), s.Admitted(r.Name)
 	for shard := range r.Shards {
 		sh := serviceShard{Name: fmt.Sprintf("s%d", shard+1)}
 		for node := range r.NodesPerShard {
