@@ -10,8 +10,8 @@
 set -euo pipefail
 
 run=(postgresql patroni python3-pip redis-server haproxy varnish varnish-modules openjdk-17-jre-headless maven iproute2 make curl procps)
-test=(gcc libc6-dev)
-units=(postgresql redis-server haproxy varnish varnishncsa patroni etcd)
+test=(gcc libc6-dev bind9 dnsperf dnsutils)
+units=(postgresql redis-server haproxy varnish varnishncsa patroni etcd named)
 
 case "${1:-}" in
 run) want=("${run[@]}") ;;

@@ -13,6 +13,14 @@ import (
 
 // Main runs the command line of the program geodns until it is done or ctx ends. Logs go to stderr.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c := command(stderr)
+	c.SetArgs(args)
+	c.SetOut(stdout)
+	c.SetErr(stderr)
+	return c.ExecuteContext(ctx)
+}
+
+func command(stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "geodns",
 		Short:         "The name server of a region",
@@ -25,27 +33,26 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Use:   "serve",
 		Short: "Answer queries until SIGTERM or SIGINT",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" {
-				return errors.New("no configuration: say --config FILE")
-			}
-			cfg, err := Load(file)
-			if err != nil {
-				return err
-			}
-			log, err := telemetry.NewLogger(stderr, cfg.Log)
-			if err != nil {
-				return fmt.Errorf("%s: %w", file, err)
-			}
-			s, err := New(cmd.Context(), cfg, log)
-			if err != nil {
-				return err
-			}
-			return s.Run(cmd.Context())
-		},
+		RunE:  func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), file, stderr) },
 	})
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	return root.ExecuteContext(ctx)
+	return root
+}
+
+func serve(ctx context.Context, file string, stderr io.Writer) error {
+	if file == "" {
+		return errors.New("no configuration: say --config FILE")
+	}
+	cfg, err := Load(file)
+	if err != nil {
+		return err
+	}
+	log, err := telemetry.NewLogger(stderr, cfg.Log)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	s, err := New(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
 }
