@@ -103,7 +103,7 @@ func install(p engine.Programs, dir string) (engine.Programs, error) {
 		}
 	}
 	p.Services = services
-	for _, program := range []*string{&p.Traffic} {
+	for _, program := range []*string{&p.Traffic, &p.GeoDNS} {
 		if *program == "" {
 			continue // the lab runs without services
 		}

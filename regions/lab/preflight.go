@@ -135,7 +135,7 @@ func findPrograms(o Options) (engine.Programs, []Problem) {
 		for _, service := range o.Topology.Services {
 			p.Services[service.Name] = own(service.Program)
 		}
-		p.Traffic = own("trafficd")
+		p.Traffic, p.GeoDNS = own("trafficd"), own("geodns")
 	}
 	if p.Patroni = engine.PinnedPatroni(); p.Patroni == "" {
 		p.Patroni = system("patroni")
