@@ -126,7 +126,11 @@ func (r *Region) startEngines(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for _, name := range []string{engine.EtcdGlobal, engine.Redis, engine.HAProxy, engine.Kafka} {
+	alone := []string{engine.EtcdGlobal, engine.Redis, engine.HAProxy, engine.Kafka}
+	if !r.lab.opts.WithoutServices {
+		alone = append(alone, engine.Edge) // it takes a while to compile what it does
+	}
+	for _, name := range alone {
 		group.Go(func() error { return r.bringUp(ctx, name) })
 	}
 	group.Go(func() error {
@@ -162,7 +166,7 @@ func (r *Region) startServices(ctx context.Context) error {
 	r.tell(Event{What: "databases migrated", Seconds: time.Since(began).Seconds()})
 	group, ctx := errgroup.WithContext(ctx)
 	for _, u := range r.units {
-		if u.Service != "" || u.OfTraffic() {
+		if u.Service != "" || u.OfTraffic() && u.Name != engine.Edge {
 			group.Go(func() error { return r.bringUp(ctx, u.Name) })
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -260,7 +261,7 @@ func (s *settings) orderCommand(kind control.Kind) *cobra.Command {
 			}
 			done, err := askControllers(cmd.Context(), all, func(c *control.Client) (control.Done, error) { return c.Order(cmd.Context(), kind, o) })
 			if err != nil {
-				return fmt.Errorf("%s %s: %w", kind, o.Region, err)
+				return fmt.Errorf("%s %s: %w", kind, o.Region, withFlags(err))
 			}
 			for _, refusal := range done.Overridden {
 				fmt.Fprintf(cmd.ErrOrStderr(), "overridden: %s\n", refusal)
@@ -279,6 +280,14 @@ func (s *settings) orderCommand(kind control.Kind) *cobra.Command {
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return once it is ordered")
 	s.viaFlag(cmd, &via)
 	return cmd
+}
+
+// withFlags says of a refusal which flags an override is.
+func withFlags(err error) error {
+	if a := (*control.AnswerError)(nil); errors.As(err, &a) && a.Status == http.StatusConflict && strings.Contains(a.Message, "override") {
+		return fmt.Errorf("%w (--override --why REASON)", err)
+	}
+	return err
 }
 
 // followEvery is how often is looked what has become of an order.
