@@ -221,11 +221,13 @@ func (c *Controller) wake() {
 }
 
 // observe probes a region every second, until ctx ends. The deep path is as good as it was for some seconds, but a bad one is tried again at once: a region whose databases are gone answers the cheap path still.
+//
+// All observers write at about the same time, as far as their clocks agree: in between nothing is on its way from canaries, so that regions can be seen to be equal.
 func (c *Controller) observe(ctx context.Context, name string, probe Probe) error {
-	deepAt, deepBad := -deepEvery, false
+	turn, deepAt, deepBad := int64(-1), time.Duration(0), false
 	return make(kick).loop(ctx, cheapEvery, func(ctx context.Context) {
-		began := c.now()
-		deep := deepBad || began-deepAt >= deepEvery
+		began, now := c.now(), c.Wall().Unix()/int64(deepEvery/time.Second)
+		deep := deepBad || now != turn || began-deepAt > 2*deepEvery
 		paths := []func(context.Context) error{probe.Cheap, probe.Deep}
 		if !deep {
 			paths = paths[:1]
@@ -242,7 +244,7 @@ func (c *Controller) observe(ctx context.Context, name string, probe Probe) erro
 		}
 		unprepared := errors.Is(errs[1], errUnprepared)
 		if deep {
-			deepAt, deepBad = began, errs[1] != nil
+			turn, deepAt, deepBad = now, began, errs[1] != nil
 		}
 		if unprepared {
 			errs[1] = nil

@@ -73,6 +73,41 @@ func TestADeadRegionIsOutAfterFiveSecondsAndReturnsThroughTheGates(t *testing.T)
 	})
 }
 
+// The cheap path answers still; the deep one comes every five seconds, but fails every second.
+func TestARegionWithADeadShardIsOut(t *testing.T) {
+	play(t, simNames, region.Active, func(s *sim) {
+		s.wait(settled)
+		s.mu.Lock()
+		s.ill = "south"
+		s.mu.Unlock()
+		s.await(deepEvery+4*time.Second, "it is out", func() bool { return s.dns("east") == "east west" })
+		s.wait(time.Minute)
+		if got := s.history("south"); got != "CATCHING_UP" {
+			t.Errorf("it became %s", got)
+		}
+		s.mu.Lock()
+		s.ill = ""
+		s.mu.Unlock()
+		s.await(time.Minute, "it returns", s.is("south", region.Active))
+	})
+}
+
+// A controller that starts while its region is drained does not invite clients back.
+func TestADrainGoesOnAfterARestart(t *testing.T) {
+	play(t, simNames, region.Draining, func(s *sim) {
+		var seen []string
+		for range 100 {
+			if now := s.boxes["east"].now(); now != "" && (len(seen) == 0 || seen[len(seen)-1] != now) {
+				seen = append(seen, now)
+			}
+			s.wait(100 * time.Millisecond)
+		}
+		if got := strings.Join(seen, ", "); got != "closing" || !s.is("east", region.Drained)() { // there is nowhere to forward to
+			t.Errorf("the balancer was %s, and the region is %s", got, s.states()["east"])
+		}
+	})
+}
+
 // TestAMinorityRemovesNobody plays what one observer may believe of others, for ten minutes each.
 func TestAMinorityRemovesNobody(t *testing.T) {
 	for name, path := range map[string]func(from, to string) error{

@@ -43,10 +43,12 @@ func writeKeys(t *testing.T, dir, self string) {
 	}
 }
 
-func openKeys(t *testing.T) *auth.Keys {
+// openKeys opens those of east, which are made unless they are in the directory.
+func openKeys(t *testing.T, dir string) *auth.Keys {
 	t.Helper()
-	dir := t.TempDir()
-	writeKeys(t, dir, "east")
+	if _, err := os.Stat(filepath.Join(dir, "verify.json")); err != nil {
+		writeKeys(t, dir, "east")
+	}
 	keys, err := auth.OpenKeys(auth.KeysConfig{
 		Region: "east", SigningFile: filepath.Join(dir, "signing.east.json"), VerifyFile: filepath.Join(dir, "verify.json"), Clock: hlc.System{}, Log: slog.New(slog.DiscardHandler),
 	})
@@ -71,9 +73,11 @@ type front struct {
 	conns   map[string]bool
 }
 
-func newFront(t *testing.T) *front {
+func newFront(t *testing.T) *front { return newFrontWith(t, openKeys(t, t.TempDir())) }
+
+func newFrontWith(t *testing.T, keys *auth.Keys) *front {
 	t.Helper()
-	f := &front{t: t, keys: openKeys(t), users: map[string]string{}, byKey: map[string]string{}, conns: map[string]bool{}}
+	f := &front{t: t, keys: keys, users: map[string]string{}, byKey: map[string]string{}, conns: map[string]bool{}}
 	f.Server = httptest.NewServer(f)
 	t.Cleanup(f.Close)
 	return f

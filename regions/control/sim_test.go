@@ -148,6 +148,7 @@ type sim struct {
 	mu sync.Mutex
 	// path says whether a probe gets through; nil is yes.
 	path func(from, to string) error
+	ill  string        // a region of which a shard is dead
 	wall time.Duration // by how much clocks of people are wrong
 }
 
@@ -231,7 +232,16 @@ func (p simProbe) Cheap(ctx context.Context) error {
 	return err
 }
 
-func (p simProbe) Deep(ctx context.Context) error { return p.Cheap(ctx) }
+func (p simProbe) Deep(ctx context.Context) error {
+	p.sim.mu.Lock()
+	ill := p.sim.ill == p.to
+	p.sim.mu.Unlock()
+	if ill {
+		return errors.New("shard 2: no answer in time")
+	}
+	return p.Cheap(ctx)
+}
+
 func (p simProbe) Run(ctx context.Context)        { <-ctx.Done() }
 
 func (s *sim) paths(path func(from, to string) error) {

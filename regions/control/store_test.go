@@ -311,13 +311,18 @@ func TestWhereAProcessWasAdmittedTheNearestMemberWillDo(t *testing.T) {
 	<-done
 }
 
+// send makes a request over a connection of its own.
+func send(ctx context.Context, method, url, body string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	return (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+}
+
 func ask(t *testing.T, method, url, body string) (int, string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultTransport.RoundTrip(req) //nolint:forbidigo // a test
+	resp, err := send(t.Context(), method, url, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -444,7 +449,7 @@ func TestSnapshotsAreStreamed(t *testing.T) {
 		}
 		return nil
 	})
-	resp, err := http.Get(r.api.URL + "/v1/snapshots") //nolint:forbidigo,noctx // a test
+	resp, err := send(t.Context(), http.MethodGet, r.api.URL+"/v1/snapshots", "")
 	if err != nil {
 		t.Fatal(err)
 	}
