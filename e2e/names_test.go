@@ -130,11 +130,11 @@ func (w *nameWatch) history() []answered {
 	return all
 }
 
-// troubles are the answers that were none, but for silence.
-func (w *nameWatch) troubles() []string {
+// troubles are the answers of name servers that were none, but for silence; those of the servers that are named do not count.
+func (w *nameWatch) troubles(but ...string) []string {
 	var all []string
 	for _, a := range w.history() {
-		if a.trouble != "" && !a.silent {
+		if a.trouble != "" && !a.silent && !slices.Contains(but, a.server) {
 			all = append(all, fmt.Sprintf("%s after %s: %s", a.server, a.at.Round(time.Millisecond), a.trouble))
 		}
 	}
