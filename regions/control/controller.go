@@ -419,7 +419,7 @@ func (c *Controller) try(ctx context.Context, kind Kind, o Order) (Done, error) 
 	if err != nil {
 		return Done{}, err
 	}
-	if len(p.Refusals) > 0 && !(p.Overridable && o.Override) {
+	if len(p.Refusals) > 0 && (!p.Overridable || !o.Override) {
 		return Done{}, &refused{p.Refusals, p.Overridable}
 	}
 	to := p.record

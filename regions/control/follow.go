@@ -126,7 +126,7 @@ func (v *view) give(r region.Record, s region.State, weight int, why string) ste
 func (v *view) decide() (all []region.Record) {
 	for _, name := range v.regions {
 		r := v.world.Record(name)
-		if name != v.self && !(r.State.Admitted() && v.tally.unhealthy(v.now, name)) {
+		if name != v.self && (!r.State.Admitted() || !v.tally.unhealthy(v.now, name)) {
 			continue
 		}
 		if s := v.follows(name); s.why != "" {

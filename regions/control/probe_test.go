@@ -73,7 +73,10 @@ type front struct {
 	conns   map[string]bool
 }
 
-func newFront(t *testing.T) *front { return newFrontWith(t, openKeys(t, t.TempDir())) }
+func newFront(t *testing.T) *front {
+	t.Helper()
+	return newFrontWith(t, openKeys(t, t.TempDir()))
+}
 
 func newFrontWith(t *testing.T, keys *auth.Keys) *front {
 	t.Helper()
@@ -136,7 +139,7 @@ func (f *front) signUp(w http.ResponseWriter, key, email string) {
 	user, ok := f.byKey[key]
 	if !ok {
 		f.signUps++
-		user = id.KeyedIn(uint16((300+1024*(f.signUps-1))%id.Slots), []byte("k"), key).String() //nolint:gosec // below
+		user = id.KeyedIn(uint16((300+1024*(f.signUps-1))%id.Slots), []byte("k"), key).String()
 		f.byKey[key], f.users[user] = user, ""
 	}
 	if _, ok := f.users[user]; !ok {
@@ -151,7 +154,7 @@ func (f *front) probe(t *testing.T, shards int) *regionProbe {
 	t.Helper()
 	cfg := simConfig("east", simNames)
 	p := newProbe(cfg, RegionConfig{Name: "west", Front: strings.TrimPrefix(f.URL, "http://"), Shards: shards}, f.keys)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); p.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })

@@ -34,7 +34,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Use:   "serve",
 		Short: "Observe all regions, vote, and keep this region in the state that follows, until SIGTERM or SIGINT",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error { //nolint:contextcheck // what opening keys registers is called later, with contexts of its own
 			if file == "" {
 				return errors.New("no configuration: say --config FILE")
 			}

@@ -242,7 +242,7 @@ func (p simProbe) Deep(ctx context.Context) error {
 	return p.Cheap(ctx)
 }
 
-func (p simProbe) Run(ctx context.Context)        { <-ctx.Done() }
+func (p simProbe) Run(ctx context.Context) { <-ctx.Done() }
 
 func (s *sim) paths(path func(from, to string) error) {
 	s.mu.Lock()

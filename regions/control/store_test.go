@@ -90,7 +90,7 @@ func start(t *testing.T, self string, run bool, endpoints ...string) *real {
 	if !run {
 		return r
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
 	t.Cleanup(func() {
@@ -144,6 +144,7 @@ func give(t *testing.T, s *region.Store, names []string, states ...region.State)
 }
 
 func stateIs(t *testing.T, s *region.Store, name string, want region.State) func() error {
+	t.Helper()
 	return func() error {
 		w, err := s.Read(t.Context())
 		if err == nil && w.Record(name).State != want {
@@ -308,7 +309,9 @@ func TestWhereAProcessWasAdmittedTheNearestMemberWillDo(t *testing.T) {
 		return err
 	})
 	cancel()
-	<-done
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("it ended: %v", err)
+	}
 }
 
 // send makes a request over a connection of its own.
