@@ -165,7 +165,8 @@ func dnsComparisons() []comparison {
 			for _, kind := range []struct{ variant, name string }{{"plain", "no subnet"}, {"subnet", "with a subnet"}} {
 				all = append(all, comparison{
 					m.what + ", " + kind.name, ref.name, m.unit,
-					quantity{"Names/geo-" + kind.variant, []string{m.measured}}, quantity{"Names/" + ref.variant + "-" + kind.variant, []string{m.measured}},
+					quantity{"Names/geo-" + kind.variant, []string{m.measured}},
+					quantity{"Names/" + ref.variant + "-" + kind.variant, []string{m.measured}},
 				})
 			}
 		}

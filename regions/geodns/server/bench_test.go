@@ -182,6 +182,7 @@ func child(value string) int {
 }
 
 func startGeo(b *testing.B) measured {
+	b.Helper()
 	c := newController(b)
 	c.sends(b, allActive(1))
 	cfg := testConfig(b, c.URL)
@@ -231,6 +232,7 @@ func bare(ctx context.Context, corefile string) error {
 }
 
 func startBare(b *testing.B) measured {
+	b.Helper()
 	at := freeAddr(b)
 	var hosts strings.Builder
 	for r := 1; r <= 3; r++ {
@@ -241,6 +243,7 @@ func startBare(b *testing.B) measured {
 }
 
 func startBIND(b *testing.B) measured {
+	b.Helper()
 	at := freeAddr(b)
 	zone := "$TTL 3\n@ IN SOA ns.east hostmaster 1 3600 600 604800 60\n@ IN NS ns.east\nns.east IN A 198.18.1.6\n"
 	for r := 1; r <= 3; r++ {
