@@ -13,29 +13,19 @@ import (
 
 // Main runs the command line of the program geodns until it is done or ctx ends. Logs go to stderr.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	c := command(stderr)
-	c.SetArgs(args)
-	c.SetOut(stdout)
-	c.SetErr(stderr)
-	return c.ExecuteContext(ctx)
-}
-
-func command(stderr io.Writer) *cobra.Command {
-	root := &cobra.Command{
-		Use:           "geodns",
-		Short:         "The name server of a region",
-		SilenceUsage:  true,
-		SilenceErrors: true,
-	}
+	root := &cobra.Command{Use: "geodns", Short: "The name server of a region", SilenceUsage: true, SilenceErrors: true}
 	var file string
 	root.PersistentFlags().StringVar(&file, "config", "", "configuration file (YAML)")
 	root.AddCommand(&cobra.Command{
 		Use:   "serve",
 		Short: "Answer queries until SIGTERM or SIGINT",
 		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), file, stderr) },
+		RunE:  func(*cobra.Command, []string) error { return serve(ctx, file, stderr) },
 	})
-	return root
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	return root.ExecuteContext(ctx)
 }
 
 func serve(ctx context.Context, file string, stderr io.Writer) error {

@@ -158,6 +158,7 @@ func ping(t *testing.T, id uint16) []byte {
 
 // datagrams sends packets over UDP, each from a port of its own. What has to be answered is waited for; what must not be is followed by a ping, whose answer has to be the first.
 func datagrams(t *testing.T, cfg Config, p packets, n int) {
+	t.Helper()
 	buffer := make([]byte, 65535)
 	for i := range n {
 		packet := p.next()
@@ -205,6 +206,7 @@ func answerable(packet []byte) bool { return len(packet) >= 12 && packet[2]&0x80
 
 // connections is the same over TCP, with many packets on one connection.
 func connections(t *testing.T, cfg Config, p packets, n int) {
+	t.Helper()
 	var c net.Conn
 	defer func() {
 		if c != nil {
