@@ -2,8 +2,12 @@ package control
 
 import (
 	"errors"
+	"strings"
 	"sync"
 )
+
+// line is an error in one line: joined ones have several.
+func line(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // each does n things at once and waits for all.
 func each(n int, do func(i int) error) error {

@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
@@ -153,7 +152,7 @@ func (m *measuring) digests() Gate {
 	}
 	g.Measured, g.Open = describe(m.with, m.services, m.compared)
 	if m.failed != nil && !g.Open {
-		g.Measured += " (the last round failed: " + strings.ReplaceAll(m.failed.Error(), "\n", "; ") + ")"
+		g.Measured += " (the last round failed: " + line(m.failed) + ")"
 	}
 	return g
 }

@@ -59,14 +59,14 @@ func (o *opinion) note(now time.Duration, err error) bool {
 		case o.goods >= firstInRow:
 			return o.become(now, up, fmt.Sprintf("the first %d probes were good", firstInRow))
 		case o.bads >= firstInRow:
-			return o.become(now, down, fmt.Sprintf("the first %d probes failed, the last: %v", firstInRow, err))
+			return o.become(now, down, fmt.Sprintf("the first %d probes failed, the last: %s", firstInRow, line(err)))
 		}
 	case up:
 		switch {
 		case o.bads >= failuresInRow:
-			return o.become(now, down, fmt.Sprintf("%d probes in a row failed, the last: %v", failuresInRow, err))
+			return o.become(now, down, fmt.Sprintf("%d probes in a row failed, the last: %s", failuresInRow, line(err)))
 		case o.failures() >= failuresOf: // so this one has failed
-			return o.become(now, down, fmt.Sprintf("%d of the last %d probes failed, the last: %v", failuresOf, window, err))
+			return o.become(now, down, fmt.Sprintf("%d of the last %d probes failed, the last: %s", failuresOf, window, line(err)))
 		}
 	case down:
 		if o.goods >= goodInRow && now-o.since >= o.hold {
