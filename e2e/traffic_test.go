@@ -379,17 +379,3 @@ func TestARegionThatFlaps(t *testing.T) {
 	}
 	t.Logf("what name servers answered:\n%s", w.tell())
 }
-
-// TestTheLastRegionIsNotDrained: an order that would leave clients with nobody is refused, and says how to give it all the same.
-func TestTheLastRegionIsNotDrained(t *testing.T) {
-	active(t)
-	by, first, second := region(t, "us-east"), region(t, "eu-west"), region(t, "ap-south")
-	give(t, by, control.Drain, first)
-	awaitState(t, by, first, regionstate.Drained)
-	_, err := controllerOf(by).Order(t.Context(), control.Drain, control.Order{Region: "ap-south", By: "test"})
-	if refused := (*control.AnswerError)(nil); !errors.As(err, &refused) || refused.Status != 409 {
-		t.Errorf("a drain that leaves too little: %v, want a refusal", err)
-	}
-	give(t, second, control.Activate, first)
-	active(t)
-}
