@@ -163,6 +163,8 @@ func TestALostRegionIsFencedAndReadmitted(t *testing.T) {
 	c := &client{}
 	u := c.create(t, by, "John")
 	w := watchNames(t, apiName)
+	mumbai, _ := world.Topology().Place("mumbai")
+	first := watchClients(t, mumbai, u.GetId(), silence(t, lost), lost, region(t, "eu-west"), by)
 	died := w.now()
 	inject(t, "power-off ap-south")
 	var gone time.Duration
@@ -175,6 +177,8 @@ func TestALostRegionIsFencedAndReadmitted(t *testing.T) {
 		return nil
 	})
 	bounds.Within(t, "a region that has lost its power is answered no more", gone-died, goneBound)
+	within(t, "first success of a client that tries the next address (one run)", first.next, nextBound)
+	within(t, "first success of a client that honours the TTL", first.ttl, ttlBound)
 	awaitState(t, by, lost, regionstate.CatchingUp)
 	give(t, by, control.Fence, lost)
 	// It comes back, believing what was true when the power went.
