@@ -168,7 +168,7 @@ func TestADrain(t *testing.T) {
 	}
 	bounds.Within(t, "a region that is drained is answered no more", gone-began, drainedBound)
 	// An order that would leave clients with too little is refused, and says how it is carried out all the same.
-	_, err := controllerOf(by).Order(t.Context(), control.Drain, control.Order{Region: "eu-west", By: "test"})
+	_, err := by.Controller().Order(t.Context(), control.Drain, control.Order{Region: "eu-west", By: "test"})
 	if refused := (*control.AnswerError)(nil); !errors.As(err, &refused) || refused.Status != http.StatusConflict || !strings.Contains(refused.Message, "override") {
 		t.Errorf("a drain that leaves too little: %v, want a refusal", err)
 	}

@@ -24,14 +24,9 @@ import (
 	"antipode.example/regions/wan"
 )
 
-// controllerOf is the traffic controller of a region.
-func controllerOf(r *lab.Region) *control.Client {
-	return control.NewClient(netip.AddrPortFrom(r.Topology.Traffic(), topology.PortTraffic).String(), r.Dial)
-}
-
 // evaluated is what the controller of a region knows of a region.
 func evaluated(ctx context.Context, by, of *lab.Region) (control.RegionEvaluation, error) {
-	e, err := controllerOf(by).Evaluate(ctx)
+	e, err := by.Controller().Evaluate(ctx)
 	if err != nil {
 		return control.RegionEvaluation{}, err
 	}
@@ -99,7 +94,7 @@ func namesOf(regions []*lab.Region) []string {
 // give gives an order.
 func give(t *testing.T, by *lab.Region, kind control.Kind, of *lab.Region) {
 	t.Helper()
-	if _, err := controllerOf(by).Order(t.Context(), kind, control.Order{Region: of.Topology.Name, By: "test", Why: t.Name()}); err != nil {
+	if _, err := by.Controller().Order(t.Context(), kind, control.Order{Region: of.Topology.Name, By: "test", Why: t.Name()}); err != nil {
 		t.Fatalf("%s %s: %v", kind, of.Topology.Name, err)
 	}
 }
@@ -239,7 +234,7 @@ func tryZombie(t *testing.T, zombie *lab.Region, user string) (stop func()) {
 // wentThrough wants the audit to have ended with these states of a region, each counted once.
 func wentThrough(t *testing.T, by, of *lab.Region, states ...regionstate.State) {
 	t.Helper()
-	lines, err := controllerOf(by).Audit(t.Context(), 100)
+	lines, err := by.Controller().Audit(t.Context(), 100)
 	must(t, err)
 	var got []regionstate.State
 	for _, l := range slices.Backward(lines) {
