@@ -62,9 +62,9 @@ func TestTheEdge(t *testing.T) {
 	origin := region(t, "ap-south")
 	owner := signedInHere(t, origin, 1)[0]
 	content := photo(t, 64, 64)
-	asset := owner.publish(t, origin, `{"displayName":"seen","visibility":"VISIBILITY_PUBLIC"}`, content)
+	asset := owner.publish(t, origin, `{"name":"seen.jpg","visibility":"VISIBILITY_PUBLIC"}`, content)
 	rare := photo(t, 48, 48)
-	unseen := owner.publish(t, origin, `{"displayName":"unseen","visibility":"VISIBILITY_PUBLIC"}`, rare)
+	unseen := owner.publish(t, origin, `{"name":"unseen.jpg","visibility":"VISIBILITY_PUBLIC"}`, rare)
 	for _, r := range world.Regions() {
 		servedAt(t, r, asset.GetPublicPath(), content)
 		again := servedAt(t, r, asset.GetPublicPath(), content)
@@ -77,7 +77,7 @@ func TestTheEdge(t *testing.T) {
 	}
 	for range bounds.Times(20, 1) {
 		var late time.Duration
-		private := owner.publish(t, origin, `{"displayName":"soon private","visibility":"VISIBILITY_PUBLIC"}`, content)
+		private := owner.publish(t, origin, `{"name":"soon-private.jpg","visibility":"VISIBILITY_PUBLIC"}`, content)
 		for _, r := range world.Regions() {
 			servedAt(t, r, private.GetPublicPath(), content)
 		}
