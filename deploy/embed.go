@@ -5,5 +5,5 @@ import "embed"
 
 // Files are the folders as they stand in the repository.
 //
-//go:embed haproxy kafka patroni
+//go:embed haproxy kafka patroni varnish
 var Files embed.FS

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -26,6 +27,8 @@ import (
 	"antipode.example/e2e/await"
 	"antipode.example/regions/caller"
 	"antipode.example/regions/lab"
+	"antipode.example/regions/netns"
+	"antipode.example/regions/topology"
 )
 
 // patience is how long a test waits for what has no bound of its own: minutes, because a machine that builds, tests and runs two labs at
@@ -39,6 +42,19 @@ type client struct {
 	// access is the access token that it sends; empty for the administrator's, so that a test can look at any user. Who is nobody sends none.
 	access string
 	nobody bool
+	// from is a place of the world; where it is none, requests go through the doors. A region counts wrong passwords by where they come from, and doors have one address each.
+	from netip.Addr
+}
+
+// way is where a region is for this client, and how it gets there.
+func (c *client) way(to *lab.Region) (string, *http.Client) {
+	h := httpClient()
+	if !c.from.IsValid() {
+		return door(to), h
+	}
+	place := netns.Dialer{Namespace: world.Network().Namespace(topology.World), From: c.from}
+	h.Transport = &http.Transport{DisableKeepAlives: true, DialContext: place.DialContext}
+	return netip.AddrPortFrom(to.Topology.Front(), topology.PortFront).String(), h
 }
 
 // admin stays signed in for all tests.
@@ -92,7 +108,8 @@ func (c *client) try(ctx context.Context, at *lab.Region, method, path, body str
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+door(at)+path, strings.NewReader(body))
+	address, way := c.way(at)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+address+path, strings.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
@@ -105,7 +122,7 @@ func (c *client) try(ctx context.Context, at *lab.Region, method, path, body str
 	for i := 0; i < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	resp, err := httpClient().Do(req)
+	resp, err := way.Do(req)
 	if err != nil {
 		return answer{}, err
 	}

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"testing"
 
 	"antipode.example/regions/drill"
@@ -15,13 +14,13 @@ func TestSurvivorsHaveWhatADeadRegionTold(t *testing.T) {
 	inject(t, "cut us-east ap-south")
 	w.written("that ap-south does not hear of", writesDuring, w.regions...)
 	w.load.Stop()
-	eventually(t, "eu-west has it all", func(ctx context.Context) error { return alike(ctx, east, west) })
-	if alike(t.Context(), west, south) == nil {
+	eventually(t, "eu-west has it all", alike(east, west))
+	if alike(west, south)(t.Context()) == nil {
 		t.Fatal("ap-south has it too, although it cannot hear us-east")
 	}
 
 	inject(t, "power-off us-east")
-	eventually(t, "ap-south has it from eu-west", func(ctx context.Context) error { return alike(ctx, west, south) })
+	eventually(t, "ap-south has it from eu-west", alike(west, south))
 	if err := w.readBack(places(t, "eu-west", "ap-south")...).Err(); err != nil {
 		t.Error(err)
 	}

@@ -92,10 +92,11 @@ func interleave(t *testing.T, n int, alone bool, check func(*interleaving)) {
 
 func interleaveAtOnce(t *testing.T, n int, alone bool) []*interleaving {
 	t.Helper()
-	ctx, east, west := t.Context(), region(t, "us-east"), region(t, "eu-west")
+	ctx, east, west, places := t.Context(), region(t, "us-east"), region(t, "eu-west"), world.Topology().World
 	all := make([]*interleaving, n)
 	for i := range all {
 		all[i] = &interleaving{ending: endings()[i%len(endings())], m: join(t, east), delay: mathrand.N(overlap)}
+		all[i].m.from = places[i%len(places)].Address
 	}
 	must(t, each(all, func(_ int, x *interleaving) (err error) {
 		if x.s, err = x.m.signIn(ctx, east); err != nil {

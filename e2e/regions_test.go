@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 
 	replicationv1 "antipode.example/api/gen/antipode/replication/v1"
 	"antipode.example/platform/id"
+	slots "antipode.example/regions/digest"
 	"antipode.example/regions/lab"
 	"antipode.example/regions/wan"
 )
@@ -30,68 +30,57 @@ func cut(t *testing.T, a, b *lab.Region) (heal func()) {
 	return heal
 }
 
-// digests asks a region what it holds of a service: for each slot two hashes.
-func digests(ctx context.Context, r *lab.Region, service string) ([]*replicationv1.SlotDigest, error) {
-	var slots []*replicationv1.SlotDigest
-	err := r.AnySync(ctx, service, func(ctx context.Context, c replicationv1.SyncServiceClient) error {
-		resp, err := c.Digest(ctx, &replicationv1.DigestRequest{Slots: id.Slots})
-		slots = resp.GetSlots()
-		return err
-	})
-	return slots, err
-}
-
 // converged waits until all regions hold the same writes, and wants their content to be the same then, byte for byte.
 func converged(t *testing.T) {
 	t.Helper()
-	eventually(t, "all regions hold the same", func(ctx context.Context) error {
-		return alike(ctx, world.Regions()...)
-	})
+	eventually(t, "all regions hold the same", alike(world.Regions()...))
 }
 
-// alike returns nil when these regions hold the same of every service.
-func alike(ctx context.Context, regions ...*lab.Region) error {
+// alike returns what is nil once these regions have held the same of every service, slot by slot. Observers never cease to write their canaries, so it need not be at one moment.
+func alike(regions ...*lab.Region) func(context.Context) error {
+	was := map[string]map[uint32]bool{} // the slots that were alike, by service
 	for _, service := range world.Topology().ServiceNames() {
-		if err := alikeIn(ctx, service, regions...); err != nil {
-			return fmt.Errorf("%s: %w", service, err)
-		}
+		was[service] = map[uint32]bool{}
 	}
-	return nil
+	return func(ctx context.Context) error {
+		for _, service := range world.Topology().ServiceNames() {
+			if err := alikeIn(ctx, service, was[service], regions...); err != nil {
+				return fmt.Errorf("%s: %w", service, err)
+			}
+		}
+		return nil
+	}
 }
 
-func alikeIn(ctx context.Context, service string, regions ...*lab.Region) error {
-	first, err := digests(ctx, regions[0], service)
-	if err != nil {
-		return err
-	}
-	if len(first) == 0 && service == "user" { // the administrator; of other services there may be nothing yet
-		return errors.New("no slot holds anything")
-	}
-	for _, r := range regions[1:] {
-		other, err := digests(ctx, r, service)
+func alikeIn(ctx context.Context, service string, was map[uint32]bool, regions ...*lab.Region) error {
+	held := make([]slots.Slots, len(regions))
+	users := 0
+	for i, r := range regions {
+		err := r.AnySync(ctx, service, func(ctx context.Context, c replicationv1.SyncServiceClient) (err error) {
+			held[i], err = slots.Ask(ctx, c, 0, slots.All)
+			return err
+		})
 		if err != nil {
 			return err
 		}
-		if err := same(first, other); err != nil {
-			return fmt.Errorf("%s and %s: %w", regions[0].Topology.Name, r.Topology.Name, err)
-		}
+		users += len(held[i])
 	}
-	return nil
-}
-
-func same(a, b []*replicationv1.SlotDigest) error {
-	if len(a) != len(b) {
-		return fmt.Errorf("%d and %d slots hold something", len(a), len(b))
+	if users == 0 && service == "user" { // the administrator; of other services there may be nothing yet
+		return errors.New("no slot holds anything")
 	}
-	for i := range a {
+	var err error
+	for slot := range slots.All {
+		behind, diverged := slots.Compare(slot, held...)
 		switch {
-		case a[i].GetSlot() != b[i].GetSlot() || !bytes.Equal(a[i].GetVectors(), b[i].GetVectors()):
-			return fmt.Errorf("slot %d: one has writes that the other lacks", a[i].GetSlot())
-		case !bytes.Equal(a[i].GetStates(), b[i].GetStates()):
-			return fmt.Errorf("slot %d: the same writes, different content: a bug", a[i].GetSlot())
+		case diverged:
+			return fmt.Errorf("slot %d of %v: the same writes, different content: a bug", slot, namesOf(regions))
+		case !behind:
+			was[slot] = true
+		case !was[slot]:
+			err = fmt.Errorf("slot %d of %v: one has writes that another lacks", slot, namesOf(regions))
 		}
 	}
-	return nil
+	return err
 }
 
 // conflicts lists a user's conflicts, each once, as found in all regions.

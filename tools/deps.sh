@@ -9,9 +9,9 @@
 # A second run finds nothing to do and needs neither root nor a network.
 set -euo pipefail
 
-run=(postgresql patroni python3-pip redis-server haproxy openjdk-17-jre-headless maven iproute2 make curl procps)
-test=(gcc libc6-dev)
-units=(postgresql redis-server haproxy patroni etcd)
+run=(postgresql patroni python3-pip redis-server haproxy varnish varnish-modules openjdk-17-jre-headless maven iproute2 make curl procps)
+test=(gcc libc6-dev bind9 dnsperf dnsutils)
+units=(postgresql redis-server haproxy varnish varnishncsa patroni etcd named)
 
 case "${1:-}" in
 run) want=("${run[@]}") ;;

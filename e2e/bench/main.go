@@ -1,8 +1,8 @@
-// Command bench runs the benchmarks that compare what this system costs with a reference, prints the ratios, and writes them to docs/benchmarks.md.
-// Run it in the repository's root: `make bench`, or `make bench BENCH=short` to see that it works.
+// Command bench runs the benchmarks that compare what this system costs with a reference, prints the ratios, and writes them to docs/benchmarks.md, or, those of the name server alone, to docs/benchmarks-dns.md.
+// Run it in the repository's root: `make bench` or `make bench-dns`, with BENCH=short to see that it works.
 //
 // It owns the choice of references and the form of the table; what is measured, and how, is with the code that it measures: BenchmarkCachedGet in
-// services/user/internal/rpc, BenchmarkWrite in platform/store, BenchmarkLag here. In each of them the compared variants take turns, for several
+// services/user/internal/rpc, BenchmarkWrite in platform/store, BenchmarkNames in regions/geodns/server, BenchmarkLag here. In each of them the compared variants take turns, for several
 // rounds; a ratio is taken within each round, and the median of the rounds is told with the lowest and the highest.
 //
 // It refuses to judge: no ratio is too high for it. It fails when a benchmark does.
@@ -10,6 +10,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -22,8 +23,11 @@ import (
 	"syscall"
 )
 
-// page is where the results of a full run go, below the repository's root.
-const page = "docs/benchmarks.md"
+// Where the results of a full run go, below the repository's root.
+const (
+	page    = "docs/benchmarks.md"
+	dnsPage = "docs/benchmarks-dns.md"
+)
 
 // lagUsers is how many users BenchmarkLag writes to, in turn.
 const lagUsers = 200
@@ -42,8 +46,13 @@ var suites = []suite{
 	{pkg: "./e2e/bench", bench: "BenchmarkLag", time: "1x", args: []string{"-each", "10s"}, lab: true},
 }
 
+var dnsSuites = []suite{
+	{pkg: "./regions/geodns/server", bench: "BenchmarkNames", time: "1x", args: []string{"-each", "5s"}},
+}
+
 type options struct {
 	short  bool
+	dns    bool
 	rounds int
 	asRoot string
 }
@@ -51,6 +60,7 @@ type options struct {
 func main() {
 	var o options
 	flag.BoolVar(&o.short, "short", false, "one short round, without the local world; writes nothing")
+	flag.BoolVar(&o.dns, "dns", false, "the name server, and nothing else")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of each benchmark")
 	flag.StringVar(&o.asRoot, "exec", "", "program that runs the benchmark of the local world as root, with arguments")
 	flag.Parse()
@@ -72,7 +82,11 @@ func run(ctx context.Context, o options, out, progress io.Writer) error {
 		o.rounds = 1
 	}
 	all := make(results)
-	for _, s := range suites {
+	run, compare, file, text := suites, comparisons(o.short), page, about.page
+	if o.dns {
+		run, compare, file, text = dnsSuites, dnsComparisons(), dnsPage, about.dnsPage
+	}
+	for _, s := range run {
 		if s.lab && o.short {
 			continue
 		}
@@ -83,7 +97,7 @@ func run(ctx context.Context, o options, out, progress io.Writer) error {
 	if all.rounds() != o.rounds {
 		return fmt.Errorf("the benchmarks ran %d rounds of %d", all.rounds(), o.rounds)
 	}
-	table, err := all.table(comparisons(o.short))
+	table, err := all.table(compare)
 	if err != nil {
 		return err
 	}
@@ -91,10 +105,10 @@ func run(ctx context.Context, o options, out, progress io.Writer) error {
 	if o.short {
 		return nil
 	}
-	if err := os.WriteFile(page, []byte(about.page(table, all)), 0o644); err != nil { //nolint:gosec // a page of the documentation
+	if err := os.WriteFile(file, []byte(text(table, all)), 0o644); err != nil { //nolint:gosec // a page of the documentation
 		return fmt.Errorf("write the page: %w", err)
 	}
-	fmt.Fprintf(out, "\nwritten to %s\n", page)
+	fmt.Fprintf(out, "\nwritten to %s\n", file)
 	return nil
 }
 
@@ -102,14 +116,17 @@ func run(ctx context.Context, o options, out, progress io.Writer) error {
 func (s suite) run(ctx context.Context, o options, all results, progress io.Writer) error {
 	benchtime := s.time
 	if o.short {
-		benchtime = s.short
+		benchtime = cmp.Or(s.short, s.time)
 	}
 	args := []string{"test", "-run", "^$", "-bench", "^" + s.bench + "$", "-benchtime", benchtime, "-count", "1", "-timeout", "15m"}
 	if s.lab && o.asRoot != "" {
 		args = append(args, "-exec", o.asRoot)
 	}
 	args = append(args, s.pkg, "-args", "-rounds", fmt.Sprint(o.rounds))
-	cmd := exec.CommandContext(ctx, "go", append(args, s.args...)...)
+	if !o.short {
+		args = append(args, s.args...)
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
 	// An interrupt is for go and the benchmark, which then take away what they have started.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	var stdout bytes.Buffer

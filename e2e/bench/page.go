@@ -30,7 +30,7 @@ func describe(ctx context.Context) (about, error) {
 	if err != nil {
 		return a, err
 	}
-	changed, err := output(ctx, "git", "status", "--porcelain", "--", ".", ":!"+page)
+	changed, err := output(ctx, "git", "status", "--porcelain", "--", ".", ":!"+page, ":!"+dnsPage)
 	if err != nil {
 		return a, err
 	}
@@ -74,6 +74,40 @@ func inFile(name, pattern string) (string, error) {
 	return string(bytes.TrimSpace(m[1])), nil
 }
 
+// head is a table of what a run of a command was made on.
+func (a about) head(command string, r results) string {
+	return fmt.Sprintf(`| | |
+|---|---|
+| command | `+"`%s`"+` |
+| date | %s |
+| commit | %s |
+| machine | %d cores (%s), %.1f GiB of memory, load %s before the run |
+| with | %s |
+| rounds | %d, in which what is compared takes turns |
+`, command, a.date, a.commit, a.cores, a.processor, a.memoryGiB, a.load, a.system, r.rounds())
+}
+
+// dnsPage is the whole of docs/benchmarks-dns.md.
+func (a about) dnsPage(table string, r results) string {
+	return fmt.Sprintf(`# Benchmarks of the name server
+
+What an answer for the nearest regions costs, beside servers that answer the same to everybody, measured in the same run on the same machine. This page is what `+"`make bench-dns`"+` writes; change `+"`e2e/bench`"+`, not the page.
+
+%s
+%s
+A ratio is taken within each round; "ratio" is the median of the rounds, and so are the values.
+
+## How it is measured
+
+dnsperf asks over UDP on loopback for api.antipode.test and cdn.antipode.test, as fast as it can with 100 queries under way from 8 sockets. Every answer has three addresses. With a subnet, each query has an EDNS client subnet, by which our
+server chooses, and which it echoes; the others pass it over. CPU is user and system time of the server's process. dnsperf takes a part of the same cores, and load from elsewhere lowers queries per second; CPU says more.
+
+- **geodns** is the program as it runs in a region: CoreDNS with the plugin geo, three regions, five places, counters, and a controller that sends a snapshot each second.
+- **CoreDNS** is the same version in a program that has only its plugins bind and hosts, with the addresses in its configuration.
+- **BIND** is Debian's named, with the addresses in a zone, without recursion, and with minimal responses, so that answers are as long as ours.
+`, a.head("make bench-dns", r), table)
+}
+
 // page is the whole of docs/benchmarks.md.
 func (a about) page(table string, r results) string {
 	return fmt.Sprintf(`# Benchmarks
@@ -81,15 +115,7 @@ func (a about) page(table string, r results) string {
 What this system costs, beside a reference that was measured in the same run on the same machine. Absolute numbers are the machine's; ratios say more. This page is
 what `+"`make bench`"+` writes; change `+"`e2e/bench`"+`, not the page.
 
-| | |
-|---|---|
-| command | `+"`make bench`"+` |
-| date | %s |
-| commit | %s |
-| machine | %d cores (%s), %.1f GiB of memory, load %s before the run |
-| with | %s |
-| rounds | %d, in which what is compared takes turns |
-
+%s
 %s
 A ratio is taken within each round; "ratio" is the median of the rounds, and so are the values.
 
@@ -102,5 +128,5 @@ A ratio is taken within each round; "ratio" is the median of the rounds, and so 
   CPU of PostgreSQL is that of all its processes, on the primary and on the standby.
 - **Lag.** The local world, with all of its regions on the one machine. A sample begins when the writer in us-east has its answer, and ends when a GET with the causal token, sent then to the other region, is answered: what a person
   sees. Clients are 1 ms from their regions, and a waiting GET looks every 10 ms. Writes come at a rate, also while earlier ones are under way, through the REST API, on %d users in turn. The link's delay is half of what a TCP connection needs from one region to the other.
-`, a.date, a.commit, a.cores, a.processor, a.memoryGiB, a.load, a.system, r.rounds(), table, lagUsers)
+`, a.head("make bench", r), table, lagUsers)
 }

@@ -158,6 +158,22 @@ func comparisons(short bool) []comparison {
 	return all
 }
 
+func dnsComparisons() []comparison {
+	var all []comparison
+	for _, m := range []struct{ what, unit, measured string }{{"CPU of a query", "µs", "server-µs/op"}, {"queries a second", "1/s", "queries/s"}} {
+		for _, ref := range []struct{ variant, name string }{{"coredns", "CoreDNS with fixed addresses"}, {"bind", "BIND with a zone"}} {
+			for _, kind := range []struct{ variant, name string }{{"plain", "no subnet"}, {"subnet", "with a subnet"}} {
+				all = append(all, comparison{
+					m.what + ", " + kind.name, ref.name, m.unit,
+					quantity{"Names/geo-" + kind.variant, []string{m.measured}},
+					quantity{"Names/" + ref.variant + "-" + kind.variant, []string{m.measured}},
+				})
+			}
+		}
+	}
+	return all
+}
+
 // table is Markdown that can be read as it is.
 func (r results) table(all []comparison) (string, error) {
 	rows := [][]string{{"ratio", "lowest – highest", "what", "compared with", "measured", "reference"}}

@@ -163,7 +163,8 @@ func TestAskPassesOverForeignDatagrams(t *testing.T) {
 			})
 		}
 		messages := [][]byte{
-			{}, query, query[:5],
+			{},
+			query, query[:5],
 			forged(func(m *dns.Msg) { m.Id++ }),
 			forged(func(m *dns.Msg) { m.Response = false }),
 			forged(func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify }),

@@ -103,6 +103,14 @@ func install(p engine.Programs, dir string) (engine.Programs, error) {
 		}
 	}
 	p.Services = services
+	for _, program := range []*string{&p.Traffic, &p.GeoDNS} {
+		if *program == "" {
+			continue // the lab runs without services
+		}
+		if *program, err = copied(*program); err != nil {
+			return p, err
+		}
+	}
 	return p, nil
 }
 

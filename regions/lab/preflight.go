@@ -135,11 +135,13 @@ func findPrograms(o Options) (engine.Programs, []Problem) {
 		for _, service := range o.Topology.Services {
 			p.Services[service.Name] = own(service.Program)
 		}
+		p.Traffic, p.GeoDNS = own("trafficd"), own("geodns")
 	}
 	if p.Patroni = engine.PinnedPatroni(); p.Patroni == "" {
 		p.Patroni = system("patroni")
 	}
 	p.Redis, p.HAProxy = system("redis-server"), system("haproxy")
+	p.Varnishd = system("varnishd")
 	system("java")
 	if p.PostgresBin = postgresBin(); p.PostgresBin == "" {
 		problems = append(problems, Problem{"PostgreSQL's server programs are not installed", "tools/deps.sh run"})

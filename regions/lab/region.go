@@ -67,8 +67,11 @@ func (r *Region) Dial(ctx context.Context, network, address string) (net.Conn, e
 }
 
 // Door is where the region's REST and gRPC are reached from the host.
-func (r *Region) Door() netip.AddrPort {
-	return netip.AddrPortFrom(r.Topology.DoorAddr(r.lab.doorBlock), topology.PortFront)
+func (r *Region) Door() netip.AddrPort { return r.DoorTo(topology.PortFront) }
+
+// DoorTo is the region's door of that port: PortFront, PortFrontTLS, PortEdge or DoorDNS.
+func (r *Region) DoorTo(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(r.Topology.DoorAddr(r.lab.doorBlock), port)
 }
 
 // Components lists the region's components.
@@ -123,7 +126,11 @@ func (r *Region) startEngines(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	for _, name := range []string{engine.EtcdGlobal, engine.Redis, engine.HAProxy, engine.Kafka} {
+	alone := []string{engine.EtcdGlobal, engine.Redis, engine.HAProxy, engine.Kafka}
+	if !r.lab.opts.WithoutServices {
+		alone = append(alone, engine.Edge) // it takes a while to compile what it does
+	}
+	for _, name := range alone {
 		group.Go(func() error { return r.bringUp(ctx, name) })
 	}
 	group.Go(func() error {
@@ -159,7 +166,7 @@ func (r *Region) startServices(ctx context.Context) error {
 	r.tell(Event{What: "databases migrated", Seconds: time.Since(began).Seconds()})
 	group, ctx := errgroup.WithContext(ctx)
 	for _, u := range r.units {
-		if u.Service != "" || u.OfTraffic() {
+		if u.Service != "" || u.OfTraffic() && u.Name != engine.Edge {
 			group.Go(func() error { return r.bringUp(ctx, u.Name) })
 		}
 	}

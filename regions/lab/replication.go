@@ -19,7 +19,11 @@ import (
 	"antipode.example/regions/digest"
 )
 
-const digestTimeout = 30 * time.Second
+const (
+	digestTimeout = 30 * time.Second
+	// digestPatience is for how long regions that lack writes are looked at again, and digestPause the time between.
+	digestPatience, digestPause = 5 * time.Second, 300 * time.Millisecond
+)
 
 // DigestReport compares what the regions hold, service by service.
 type DigestReport struct {
@@ -49,7 +53,8 @@ type RegionDigest struct {
 	Error   string `json:"error,omitempty"`
 }
 
-// Digest asks every region for the digests of all slots, of a service or, for an empty name, of all. A region that doesn't answer is named in the report.
+// Digest asks every region for the digests of all slots, of a service or, for an empty name, of all. A region that doesn't answer is named in the report. There is always something on its way between regions, if only the
+// canaries of the observers: where regions lack writes it looks again for some seconds, and reports what it saw last.
 func (l *Lab) Digest(ctx context.Context, service string) (DigestReport, error) {
 	services, err := l.services(service)
 	if err != nil {
@@ -60,13 +65,27 @@ func (l *Lab) Digest(ctx context.Context, service string) (DigestReport, error) 
 	report := DigestReport{Services: make([]ServiceDigest, len(services)), Equal: true}
 	var asking sync.WaitGroup
 	for i, name := range services {
-		asking.Go(func() { report.Services[i] = l.digest(ctx, name) })
+		asking.Go(func() { report.Services[i] = l.digestUntilEqual(ctx, name) })
 	}
 	asking.Wait()
 	for _, s := range report.Services {
 		report.Equal = report.Equal && s.Equal
 	}
 	return report, nil
+}
+
+func (l *Lab) digestUntilEqual(ctx context.Context, service string) ServiceDigest {
+	for until := time.Now().Add(digestPatience); ; {
+		report := l.digest(ctx, service)
+		if len(report.Behind) == 0 || len(report.Diverged) > 0 || time.Now().After(until) {
+			return report
+		}
+		select {
+		case <-ctx.Done():
+			return report
+		case <-time.After(digestPause):
+		}
+	}
 }
 
 func (l *Lab) digest(ctx context.Context, service string) ServiceDigest {

@@ -48,8 +48,10 @@ type RegionStatus struct {
 	Namespace   string            `json:"namespace"`
 	Components  []ComponentStatus `json:"components"`
 	Replication *Replication      `json:"replication,omitempty"`
-	MemoryBytes uint64            `json:"memory_bytes"`
-	CPU         float64           `json:"cpu"`
+	// Traffic is missing while no controller answers.
+	Traffic     *Traffic `json:"traffic,omitempty"`
+	MemoryBytes uint64   `json:"memory_bytes"`
+	CPU         float64  `json:"cpu"`
 }
 
 // ComponentStatus is one component.
@@ -104,7 +106,16 @@ func (l *Lab) Status(ctx context.Context) (Status, error) {
 	for i, r := range l.regions {
 		looking.Go(func() { s.Regions[i] = r.status(ctx, all) })
 	}
+	var traffic map[string]Traffic
+	if !l.opts.WithoutServices {
+		traffic = l.traffic(ctx)
+	}
 	looking.Wait()
+	for i := range s.Regions {
+		if t, ok := traffic[s.Regions[i].Name]; ok {
+			s.Regions[i].Traffic = &t
+		}
+	}
 	if !l.started.IsZero() {
 		s.UpSeconds = time.Since(l.started).Seconds()
 	}

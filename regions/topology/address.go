@@ -10,6 +10,7 @@ const (
 	PortFront       = 8080 // HAProxy: REST and gRPC of clients
 	PortFrontTLS    = 8443 // HAProxy: the same with TLS, and the edge
 	PortEdge        = 8000 // Varnish
+	PortEdgePurge   = 8001 // Varnish: purges, from the region itself only; no balancer leads here
 	PortDNS         = 53   // the region's name server, UDP and TCP
 	PortTraffic     = 9200 // the region's traffic controller: snapshots for name servers, and its API for operators
 	PortEtcdClient  = 2379

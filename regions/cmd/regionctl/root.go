@@ -55,7 +55,7 @@ in us-east/kafka or eu-west/pg-s1-1 (regionctl status lists them).`,
 	f.StringVarP(&s.output, "output", "o", "text", "format of what is read: text or json")
 	mustComplete(root, "output", fixed("text", "json"))
 	mustComplete(root, "topology", fixed(topology.Names()...))
-	root.AddGroup(&cobra.Group{ID: "life", Title: "Start and stop:"}, &cobra.Group{ID: "see", Title: "See:"},
+	root.AddGroup(&cobra.Group{ID: "life", Title: "Start and stop:"}, &cobra.Group{ID: "see", Title: "See:"}, &cobra.Group{ID: "traffic", Title: "Traffic:"},
 		&cobra.Group{ID: "fault", Title: "Faults:"}, &cobra.Group{ID: "data", Title: "Data:"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
@@ -68,6 +68,7 @@ in us-east/kafka or eu-west/pg-s1-1 (regionctl status lists them).`,
 	}
 	add("life", newUp(s), newDown(s), newClean(s))
 	add("see", newStatus(s), newLogs(s), newExec(s))
+	add("traffic", newTraffic(s)...)
 	add("fault", append(newActions(s), newPower(s), newLink(s), newFault(s))...)
 	add("data", newAdmin(s), newDigest(s), newConflicts(s), newDLQ(s), newSync(s))
 	root.AddCommand(newSupervise(s), newRunEtcd())

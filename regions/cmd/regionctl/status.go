@@ -67,8 +67,8 @@ func writeStatus(out io.Writer, s lab.Status) {
 	}
 	writeNeeds(out, s)
 	for _, r := range s.Regions {
-		fmt.Fprintf(out, "\n%s is %s: http://%s from the host, %s inside; %s, %s of a core\n",
-			r.Name, r.State, r.Door, r.Front, mib(r.MemoryBytes), percent(r.CPU))
+		fmt.Fprintf(out, "\n%s is %s%s: http://%s from the host, %s inside; %s, %s of a core\n",
+			r.Name, r.State, inTraffic(r.Traffic), r.Door, r.Front, mib(r.MemoryBytes), percent(r.CPU))
 		rows := [][]string{{"  COMPONENT", "STATE", "", "SINCE", "RESTARTS", "PID", "MEMORY", "CPU", "INSIDE"}}
 		for _, c := range r.Components {
 			rows = append(rows, componentRow(c))
@@ -76,6 +76,17 @@ func writeStatus(out io.Writer, s lab.Status) {
 		table(out, rows)
 		writeReplication(out, r.Replication, len(s.Services) > 1)
 	}
+}
+
+// inTraffic is where a region stands for its clients, to go on a sentence with.
+func inTraffic(t *lab.Traffic) string {
+	switch {
+	case t == nil:
+		return ""
+	case t.DNS:
+		return ", " + t.State + " and in DNS"
+	}
+	return ", " + t.State + " and not in DNS"
 }
 
 // writeNeeds says what needs a person, before everything else. Where there are several services, it says of which.

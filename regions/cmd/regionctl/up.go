@@ -335,6 +335,7 @@ try:
 	if len(status.Regions) > 1 {
 		fmt.Fprintf(out, "  %s link cut %s %s\n  %s link heal %s %s\n  %s digest\n", self, first.Name, last.Name, self, first.Name, last.Name, self)
 	}
+	fmt.Fprintf(out, "  %s evaluate\n  %s dns\n  %s drain %s\n  %s activate %s\n", self, self, self, last.Name, self, last.Name)
 	fmt.Fprintf(out, "  %s%s down\n", sudo, self)
 	return nil
 }

@@ -122,8 +122,8 @@ func (a *answer) records() int {
 		soa.Hdr.Name = q.Name
 		a.add(soa)
 	case a.name.kind == apex && q.Qtype == dns.TypeNS:
-		for _, ns := range a.zone.ns {
-			a.add(&dns.NS{Hdr: a.head(dns.TypeNS), Ns: ns.(*dns.NS).Ns}) //nolint:errcheck,forcetypeassert // newZone makes no others
+		for _, server := range a.zone.servers {
+			a.add(&dns.NS{Hdr: a.head(dns.TypeNS), Ns: server})
 		}
 		a.msg.Extra = append(a.msg.Extra, a.zone.glue...)
 	case a.name.has(q.Qtype):

@@ -55,8 +55,8 @@ type name struct {
 type zone struct {
 	origin  string // with the dot at the end, in lower case, as all keys of names
 	names   map[string]*name
-	ns      []dns.RR // of the origin
-	glue    []dns.RR // addresses of ns
+	servers []string // the name servers, this one first
+	glue    []dns.RR // their addresses
 	primary string
 	mailbox string
 }
@@ -85,14 +85,13 @@ func newZone(cfg Config) *zone {
 		api.v4, api.v6 = append(api.v4, a.v4...), append(api.v6, a.v6...)
 		cdn.v4, cdn.v6 = append(cdn.v4, c.v4...), append(cdn.v6, c.v6...)
 		server := nameNS + "." + below
-		record := &dns.NS{Hdr: dns.RR_Header{Name: z.origin, Rrtype: dns.TypeNS, Class: dns.ClassINET, Ttl: fixedTTL}, Ns: server}
 		glue := slices.Concat(addresses(server, fixedTTL, dns.TypeA, s.v4[0]), addresses(server, fixedTTL, dns.TypeAAAA, s.v6[0]))
-		if r.Name == cfg.Self { // the one that answers comes first
+		if r.Name == cfg.Self {
 			z.primary = server
-			z.ns, z.glue = slices.Insert(z.ns, 0, dns.RR(record)), slices.Concat(glue, z.glue)
+			z.servers, z.glue = slices.Insert(z.servers, 0, server), slices.Concat(glue, z.glue)
 			continue
 		}
-		z.ns, z.glue = append(z.ns, record), append(z.glue, glue...)
+		z.servers, z.glue = append(z.servers, server), append(z.glue, glue...)
 	}
 	return z
 }

@@ -25,7 +25,12 @@ import (
 	"antipode.example/regions/snapshot"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if server, isChild := os.LookupEnv(childEnv); isChild {
+		os.Exit(child(server))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var testKeys = snapshot.Keys{{ID: "k1", Secret: []byte("0123456789abcdef0123456789abcdef")}}
 
@@ -38,7 +43,7 @@ type controller struct {
 	asked   int
 }
 
-func newController(t *testing.T) *controller {
+func newController(t testing.TB) *controller {
 	t.Helper()
 	c := &controller{changed: make(chan struct{})}
 	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -77,12 +82,12 @@ func (c *controller) send(line []byte) {
 	c.changed = make(chan struct{})
 }
 
-func (c *controller) sends(t *testing.T, s *snapshot.Snapshot) {
+func (c *controller) sends(t testing.TB, s *snapshot.Snapshot) {
 	t.Helper()
 	c.send(signed(t, s))
 }
 
-func signed(t *testing.T, s *snapshot.Snapshot) []byte {
+func signed(t testing.TB, s *snapshot.Snapshot) []byte {
 	t.Helper()
 	line, err := testKeys.Sign(s)
 	if err != nil {
@@ -110,7 +115,7 @@ func allActive(revision int64) *snapshot.Snapshot {
 }
 
 // testConfig is one of three regions, of which east and west have IPv6.
-func testConfig(t *testing.T, controllers ...string) Config {
+func testConfig(t testing.TB, controllers ...string) Config {
 	t.Helper()
 	dir := t.TempDir()
 	text, err := json.Marshal(map[string]any{"keys": testKeys})
@@ -188,7 +193,7 @@ func start(t *testing.T, cfg Config) (*Server, func()) {
 	return s, stop
 }
 
-func await(t *testing.T, what string, done func() bool) {
+func await(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !done(); {
 		if time.Now().After(deadline) {

@@ -86,7 +86,7 @@ func bucket(seed uint64, client netip.Prefix) int {
 	b := masked.Addr().As16()
 	h := mix(seed ^ binary.BigEndian.Uint64(b[:8]))
 	h = mix(h ^ binary.BigEndian.Uint64(b[8:]))
-	return int(h % 100) //nolint:gosec // below 100
+	return int(h % 100)
 }
 
 func seed(name string) uint64 {

@@ -25,13 +25,14 @@ type Client struct {
 
 // Dial makes a client. It doesn't connect yet; a lab that no process serves shows as ErrNotRunning in each call.
 func Dial(name string) *Client {
-	var d net.Dialer
-	return &Client{name: name, http: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return d.DialContext(ctx, "unix", lab.SocketPath(name))
-		},
-		DisableKeepAlives: true,
-	}}}
+	c := &Client{name: name}
+	c.http = &http.Client{Transport: &http.Transport{DialContext: c.DialContext, DisableKeepAlives: true}}
+	return c
+}
+
+// DialContext connects to the daemon, whatever address is asked for.
+func (c *Client) DialContext(ctx context.Context, _, _ string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "unix", lab.SocketPath(c.name))
 }
 
 // State asks what the daemon does.

@@ -182,6 +182,8 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /v1/letters/drop", command(s, func(ctx context.Context, l *lab.Lab, r LetterRequest) (any, error) {
 		return l.DropLetter(ctx, r.Service, r.Name, r.Region)
 	}))
+	mux.HandleFunc("POST /v1/names", command(s, func(ctx context.Context, l *lab.Lab, q lab.NamesRequest) (any, error) { return l.Names(ctx, q) }))
+	mux.HandleFunc(trafficPath+"{region}/{rest...}", s.traffic)
 	mux.HandleFunc("POST /v1/links", command(s, changeLinks))
 	mux.HandleFunc("POST /v1/act", command(s, act))
 	mux.HandleFunc("POST /v1/power", command(s, power))

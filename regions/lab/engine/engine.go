@@ -69,8 +69,9 @@ type Programs struct {
 	// PostgresBin is the directory of PostgreSQL's programs.
 	PostgresBin    string
 	Redis, HAProxy string
-	// Traffic is the traffic controller.
-	Traffic string
+	// Traffic is the traffic controller, GeoDNS the name server.
+	Traffic, GeoDNS string
+	Varnishd        string
 	// Services are by name of the service.
 	Services map[string]string
 }
@@ -161,7 +162,7 @@ func (s Site) Units(r topology.Region) ([]Unit, error) {
 			makers = append(makers, func(r topology.Region) (Unit, error) { return s.worker(r, service) })
 		}
 	}
-	makers = append(makers, s.haproxy, s.traffic)
+	makers = append(makers, s.haproxy, s.edge, s.traffic, s.dns)
 	units := make([]Unit, 0, len(makers))
 	for _, build := range makers {
 		u, err := build(r)

@@ -39,7 +39,7 @@ func site(t *testing.T) engine.Site {
 	return engine.Site{
 		Topology: top, Dir: "/data/golden",
 		Programs: engine.Programs{
-			Self: "/bin/regionctl", Services: map[string]string{"user": "/bin/userd", "session": "/bin/sessiond", "asset": "/bin/assetd"}, Patroni: "/bin/patroni", PostgresBin: "/pg/bin", Redis: "/bin/redis-server", HAProxy: "/bin/haproxy", Traffic: "/bin/trafficd",
+			Self: "/bin/regionctl", Services: map[string]string{"user": "/bin/userd", "session": "/bin/sessiond", "asset": "/bin/assetd"}, Patroni: "/bin/patroni", PostgresBin: "/pg/bin", Redis: "/bin/redis-server", HAProxy: "/bin/haproxy", Varnishd: "/bin/varnishd", Traffic: "/bin/trafficd", GeoDNS: "/bin/geodns",
 		},
 		Secrets: engine.Secrets{Service: "service-secret", Superuser: "superuser-secret", Replicator: "replicator-secret"},
 		Broker:  broker.Install{Java: "/bin/java", Jars: []string{"/jars/a.jar", "/jars/b.jar"}},

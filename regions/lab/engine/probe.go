@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -44,10 +46,20 @@ func ask(ctx context.Context, dial Dial, method, url string, body []byte) ([]byt
 		return nil, fmt.Errorf("reading the answer of %s: %w", url, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		text, _, _ := strings.Cut(strings.TrimSpace(string(answer)), "\n")
-		return nil, fmt.Errorf("%s answers %s: %.200s", url, resp.Status, text)
+		return nil, &statusError{url, resp.Status, answer}
 	}
 	return answer, nil
+}
+
+// statusError is an answer that is no 200.
+type statusError struct {
+	url, status string
+	body        []byte
+}
+
+func (e *statusError) Error() string {
+	text, _, _ := strings.Cut(strings.TrimSpace(string(e.body)), "\n")
+	return fmt.Sprintf("%s answers %s: %.200s", e.url, e.status, text)
 }
 
 // getOK is a probe that wants a 200.
@@ -58,6 +70,42 @@ func getOK(url string) func(Dial) func(context.Context) (string, error) {
 			return "", err
 		}
 	}
+}
+
+// servesOrIsFenced is the probe of a process that may be forbidden to serve: one that is fenced, and else well, is as it should be.
+func servesOrIsFenced(url string) func(Dial) func(context.Context) (string, error) {
+	return func(dial Dial) func(context.Context) (string, error) {
+		return func(ctx context.Context) (string, error) {
+			var status *statusError
+			_, err := get(ctx, dial, url)
+			if errors.As(err, &status) && onlyFenced(status.body) {
+				return "fenced", nil
+			}
+			return "", err
+		}
+	}
+}
+
+// onlyFenced reports whether an answer of /readyz names no other reason than that the region is fenced; see platform/health.
+func onlyFenced(body []byte) bool {
+	var says struct {
+		Draining bool `json:"draining"`
+		Checks   map[string]struct {
+			OK    bool   `json:"ok"`
+			Error string `json:"error"`
+		} `json:"checks"`
+	}
+	if json.Unmarshal(body, &says) != nil || says.Draining {
+		return false
+	}
+	fenced := false
+	for _, c := range says.Checks {
+		if !c.OK && !strings.HasPrefix(c.Error, "fenced:") {
+			return false
+		}
+		fenced = fenced || !c.OK
+	}
+	return fenced
 }
 
 // exchange sends a few bytes and reads the answer with read.

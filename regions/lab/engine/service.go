@@ -122,7 +122,7 @@ func (s Site) process(r topology.Region, service topology.Service, p process) (U
 		Files:     map[string]string{ConfigFile: string(text)},
 		Argv:      []string{s.Programs.Services[service.Name], "serve", "--config", filepath.Join(disk.Own, ConfigFile)},
 		Env:       []string{fmt.Sprintf("GOMEMLIMIT=%dMiB", p.memory)},
-		Probe:     getOK(httpURL(at(p.addr, topology.PortAdmin)) + "/readyz"),
+		Probe:     servesOrIsFenced(httpURL(at(p.addr, topology.PortAdmin)) + "/readyz"),
 		Endpoints: p.endpoints,
 		Grace:     15 * time.Second,
 	}, nil

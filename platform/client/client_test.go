@@ -1,0 +1,537 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"antipode.example/platform/fault"
+)
+
+const ms = time.Millisecond
+
+// The nearest region goes silent, without a word to anyone: the next one answers within a second, and from then on at once.
+func TestTheNearestRegionGoesSilent(t *testing.T) {
+	for name, change := range map[string][]func(*http.Request){"GET": nil, "POST": {keyed}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(r regions, c *Client) {
+				t := r.t
+				ask(t, c, name, change...).is(t, "a new connection", r.near, 40*ms)
+				ask(t, c, name, change...).is(t, "a kept connection", r.near, 20*ms)
+				r.near.silence()
+				// The delay, a new connection to the next region, and its answer.
+				ask(t, c, name, change...).is(t, "silent", r.middle, DefaultDelay+200*ms)
+				for range 20 {
+					ask(t, c, name, change...).is(t, "silent for a while", r.middle, 100*ms)
+				}
+				if c.budget.left < reserve-cost {
+					t.Errorf("%d is left of the budget", c.budget.left)
+				}
+				<-time.After(setAside)
+				ask(t, c, name, change...).is(t, "it is tried again", r.middle, DefaultDelay+100*ms)
+				r.near.heard()
+				<-time.After(setAside)
+				if o := ask(t, c, name, change...); o.err != nil || o.body != r.near.rtt.String() {
+					t.Errorf("it is back: %+v", o)
+				}
+			})
+		})
+	}
+}
+
+// Requests that wait for a connection into a region that has gone silent cost nothing to send elsewhere: all are served, however many.
+func TestManyWaitForASilentRegion(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPatch} {
+		bubble(t, func(r regions, c *Client) {
+			t := r.t
+			r.near.silence()
+			var group sync.WaitGroup
+			for range 100 {
+				group.Go(func() {
+					if o := ask(t, c, method, within(time.Second)); o.err != nil || o.status != http.StatusOK {
+						t.Errorf("%+v", o)
+					}
+				})
+			}
+			group.Wait()
+		})
+	}
+}
+
+// What must not be done twice is sent once; the way to a region that can't be reached costs it no more than the delay.
+func TestAWriteWithoutAKeyIsSentOnce(t *testing.T) {
+	for _, method := range []string{http.MethodPost, http.MethodPatch, http.MethodPut, http.MethodDelete} {
+		bubble(t, func(r regions, c *Client) {
+			t := r.t
+			r.near.silence()
+			ask(t, c, method).is(t, "no connection", r.middle, connectDelay+200*ms)
+			ask(t, c, method).is(t, "the same again", r.middle, 100*ms)
+			r.near.heard()
+			<-time.After(setAside)
+			ask(t, c, method).is(t, "it is back", r.near, 40*ms)
+			r.near.silence()
+			if o := ask(t, c, method, within(2*time.Second)); !errors.Is(o.err, context.DeadlineExceeded) || errors.Is(o.err, ErrNotSent) || o.took != 2*time.Second {
+				t.Errorf("silent after it was sent: %+v", o)
+			}
+			if got := append(r.middle.got(), r.far.got()...); len(got) != 2 {
+				t.Errorf("other regions got %v", got)
+			}
+			ask(t, c, method).is(t, "after that", r.middle, 100*ms)
+		})
+	}
+}
+
+// A key does not make a write that heeds none one that may be done twice.
+func TestAKeyIsForPost(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		ask(t, c, http.MethodPatch, keyed).is(t, "before", r.near, 40*ms)
+		r.near.silence()
+		if o := ask(t, c, http.MethodPatch, keyed, within(time.Second)); o.err == nil {
+			t.Errorf("%+v", o)
+		}
+		if len(r.middle.got()) > 0 {
+			t.Errorf("it was sent again: %v", r.middle.got())
+		}
+	})
+}
+
+// What answers, only late, is not cut off.
+func TestALateAnswerCounts(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		r.near.does(func(w http.ResponseWriter, _ *http.Request) {
+			<-time.After(330 * ms)
+			_, _ = io.WriteString(w, "20ms")
+		})
+		var report Report
+		c.conf.Observe = func(got Report) { report = got }
+		ask(t, c, http.MethodGet).is(t, "late", r.near, 370*ms)
+		if report.Attempts != 2 || report.By.String() != "10.0.1.1:80" || report.Err != nil {
+			t.Errorf("%+v", report)
+		}
+		// It was slow, and not silent.
+		r.near.does(nil)
+		ask(t, c, http.MethodGet).is(t, "after that", r.near, 20*ms)
+	})
+}
+
+// The body of the answer that counts is whole, while what is under way elsewhere is ended.
+func TestTheAnswerIsWhole(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		ended := make(chan time.Time, 1)
+		r.near.does(func(_ http.ResponseWriter, req *http.Request) {
+			<-req.Context().Done()
+			ended <- time.Now()
+		})
+		r.middle.does(func(w http.ResponseWriter, _ *http.Request) {
+			for range 10 {
+				_, _ = io.WriteString(w, "part ")
+				_ = http.NewResponseController(w).Flush()
+				<-time.After(time.Second)
+			}
+		})
+		began := time.Now()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, apiURL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.HTTP().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		if err != nil || string(text) != strings.Repeat("part ", 10) {
+			t.Errorf("%q, %v", text, err)
+		}
+		_ = resp.Body.Close()
+		if at := <-ended; at.Sub(began) != DefaultDelay+200*ms {
+			t.Errorf("the other one ended after %s", at.Sub(began))
+		}
+	})
+}
+
+func TestRefusedConnections(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPatch} {
+		bubble(t, func(r regions, c *Client) {
+			t := r.t
+			r.near.set(func(h *host) { h.refuses = true })
+			ask(t, c, method).is(t, "refused", r.middle, 220*ms)
+			ask(t, c, method).is(t, "refused before", r.middle, 100*ms)
+			if c.budget.left < reserve {
+				t.Errorf("%d is left of the budget: nothing was sent twice", c.budget.left)
+			}
+			for _, h := range []*host{r.near, r.middle, r.far} {
+				h.set(func(h *host) { h.refuses = true })
+			}
+			<-time.After(2 * time.Minute) // connections are kept no more
+			if o := ask(t, c, method); !errors.Is(o.err, ErrNotSent) {
+				t.Errorf("refused by all: %+v", o)
+			}
+		})
+	}
+}
+
+func problem(kind fault.Kind, status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		_ = fault.New(kind, "not here").WriteProblem(w, "", status)
+	}
+}
+
+// By its reason an answer is final, or sends elsewhere what had no effect, or only what may be done twice.
+func TestAnswersThatSendElsewhere(t *testing.T) {
+	for kind, want := range map[fault.Kind]struct{ write, repeatable bool }{
+		fault.NoQuorum: {true, true}, fault.Clock: {true, true}, fault.SlotMoved: {true, true}, fault.Fenced: {true, true}, fault.Draining: {true, true},
+		fault.CatchingUp: {true, true}, fault.Unavailable: {true, true}, fault.TokenAhead: {true, true},
+		fault.UnknownOutcome: {false, true}, fault.Deadline: {false, true},
+		fault.Internal: {}, fault.Invalid: {}, fault.Unauthenticated: {}, fault.Forbidden: {}, fault.NotFound: {}, fault.AlreadyExists: {}, fault.EtagMismatch: {},
+		fault.KeyReused: {}, fault.TooLarge: {}, fault.RateLimited: {},
+	} {
+		for _, repeatable := range []bool{false, true} {
+			bubble(t, func(r regions, c *Client) {
+				t := r.t
+				r.near.does(problem(kind, 0))
+				change, elsewhere := []func(*http.Request){}, want.write
+				if repeatable {
+					change, elsewhere = append(change, keyed), want.repeatable
+				}
+				o := ask(t, c, http.MethodPost, change...)
+				if elsewhere {
+					o.is(t, string(kind), r.middle, 240*ms)
+				} else if o.status != kind.HTTPStatus() || !strings.Contains(o.body, `"reason":"`+string(kind)+`"`) || len(r.middle.got()) > 0 {
+					t.Errorf("%s, repeatable %t: %+v", kind, repeatable, o)
+				}
+				for i, got := range append(r.near.got(), r.middle.got()...) {
+					if got.body != "{}" || got.key != r.near.got()[0].key {
+						t.Errorf("%s: attempt %d is %+v", kind, i, got)
+					}
+				}
+			})
+		}
+	}
+}
+
+// Refused everywhere, the caller gets an answer of a region, and not a word of ours.
+func TestRefusedEverywhere(t *testing.T) {
+	for _, change := range [][]func(*http.Request){nil, {keyed}} {
+		bubble(t, func(r regions, c *Client) {
+			t := r.t
+			for _, h := range []*host{r.near, r.middle, r.far} {
+				h.does(problem(fault.NoQuorum, 0))
+			}
+			if o := ask(t, c, http.MethodPost, change...); o.status != 503 || !strings.Contains(o.body, "no_quorum") || o.err != nil {
+				t.Errorf("%+v", o)
+			}
+			if n := len(r.near.got()) + len(r.middle.got()) + len(r.far.got()); n != 3 {
+				t.Errorf("%d attempts", n)
+			}
+			// The last of them is gone before it answers.
+			r.far.does(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+			r.far.set(func(h *host) { h.refuses = true })
+			<-time.After(setAside)
+			if o := ask(t, c, http.MethodPost, change...); o.err == nil && o.status != 503 {
+				t.Errorf("%+v", o)
+			}
+		})
+	}
+}
+
+// Of answers without a reason, those of gateways send elsewhere what may be done twice.
+func TestAnswersWithoutAReason(t *testing.T) {
+	for status, elsewhere := range map[int]bool{500: false, 501: false, 502: true, 503: true, 504: true, 404: false, 409: false} {
+		for method, repeatable := range map[string]bool{http.MethodHead: true, http.MethodDelete: false} {
+			bubble(t, func(r regions, c *Client) {
+				t := r.t
+				r.near.does(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+				want := status
+				if elsewhere && repeatable {
+					want = http.StatusOK
+				}
+				if o := ask(t, c, method); o.status != want {
+					t.Errorf("%s answered by %d: %+v", method, status, o)
+				}
+			})
+		}
+	}
+}
+
+// A connection that breaks over a request: what may be done twice goes on elsewhere with its whole body.
+func TestABrokenConnection(t *testing.T) {
+	breaks := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		r.near.does(breaks)
+		ask(t, c, http.MethodPost, keyed).is(t, "with a key", r.middle, 240*ms)
+		if got := r.middle.got(); len(got) != 1 || got[0].body != "{}" {
+			t.Errorf("the second region got %v", got)
+		}
+	})
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		r.near.does(breaks)
+		if o := ask(t, c, http.MethodPost); o.err == nil || errors.Is(o.err, ErrNotSent) {
+			t.Errorf("without a key: %+v", o)
+		}
+		if len(r.near.got()) != 1 || len(r.middle.got()) != 0 {
+			t.Errorf("it was sent to %v and %v", r.near.got(), r.middle.got())
+		}
+	})
+	// A body that can't be read twice makes any request one that is sent once; while nothing was read of it, another region may still be reached.
+	once := func(req *http.Request) {
+		req.GetBody = nil
+		req.Body = struct{ io.ReadCloser }{req.Body}
+	}
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		r.near.set(func(h *host) { h.refuses = true })
+		ask(t, c, http.MethodPost, keyed, once).is(t, "refused", r.middle, 220*ms)
+		r.middle.does(problem(fault.Draining, 0))
+		if o := ask(t, c, http.MethodPost, keyed, once); o.status != 503 || !strings.Contains(o.body, "draining") {
+			t.Errorf("after it was read: %+v", o)
+		}
+	})
+}
+
+// Whatever happens to regions, requests are sent again at most for a tenth of them and the reserve.
+func TestTheBudget(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		// It takes requests, and answers none.
+		r.near.does(func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() })
+		var group sync.WaitGroup
+		var mu sync.Mutex
+		served, late := 0, 0
+		for range 50 {
+			group.Go(func() {
+				o := ask(t, c, http.MethodGet, within(2*time.Second))
+				mu.Lock()
+				defer mu.Unlock()
+				if o.err == nil {
+					served++
+				} else if o.took == 2*time.Second {
+					late++
+				}
+			})
+		}
+		group.Wait()
+		// 50 requests have earned 5, above a reserve of 10.
+		if got := len(r.middle.got()) + len(r.far.got()); got != 15 || served != 15 || late != 35 {
+			t.Errorf("of 50 requests at a time that are not answered, %d were sent again, %d served, %d late", got, served, late)
+		}
+		ask(t, c, http.MethodGet).is(t, "the next one", r.middle, 100*ms)
+	})
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		// Every region refuses everything.
+		for _, h := range []*host{r.near, r.middle, r.far} {
+			h.does(problem(fault.Draining, 0))
+		}
+		const all = 500
+		for range all {
+			if o := ask(t, c, http.MethodGet); o.status != 503 {
+				t.Fatalf("%+v", o)
+			}
+		}
+		if n := len(r.near.got()) + len(r.middle.got()) + len(r.far.got()); n > all+all/10+reserve/cost || n < all+all/10-1 {
+			t.Errorf("%d requests were sent %d times", all, n)
+		}
+	})
+}
+
+func TestTheCallersDeadline(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		for _, h := range []*host{r.near, r.middle, r.far} {
+			h.silence()
+		}
+		for method, change := range map[string][]func(*http.Request){http.MethodGet: nil, http.MethodPost: {keyed}, http.MethodDelete: nil} {
+			if o := ask(t, c, method, append(change, within(700*ms))...); !errors.Is(o.err, context.DeadlineExceeded) || o.took != 700*ms {
+				t.Errorf("%s: %+v", method, o)
+			}
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if o := ask(t, c, http.MethodGet, func(req *http.Request) { *req = *req.WithContext(gone) }); !errors.Is(o.err, context.Canceled) || o.took != 0 {
+			t.Errorf("gone before: %+v", o)
+		}
+	})
+}
+
+func TestNamesAreKeptForTheirTime(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		ask(t, c, http.MethodGet).is(t, "first", r.near, 40*ms)
+		for range 10 {
+			ask(t, c, http.MethodGet).is(t, "then", r.near, 20*ms)
+		}
+		if n := r.dns.times(); n != 1 {
+			t.Errorf("within its time a name was asked for %d times", n)
+		}
+		r.dns.set(func(n *nameServer) { n.addresses = []string{"10.0.2.1", "10.0.1.1"} })
+		<-time.After(3 * time.Second)
+		ask(t, c, http.MethodGet).is(t, "after its time", r.middle, 200*ms)
+		if n := r.dns2.times(); n != 0 {
+			t.Errorf("the second server was asked %d times", n)
+		}
+	})
+}
+
+// The last good answer is used for as long as DNS is silent, and one request in a while waits a moment for a better one.
+func TestDNSGoesSilent(t *testing.T) {
+	for name, break_ := range map[string]func(*nameServer){
+		"silent": func(n *nameServer) { n.silent = true }, "refusing": func(n *nameServer) { n.rcode = 5 }, "empty": func(n *nameServer) { n.addresses = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(r regions, c *Client) {
+				t := r.t
+				ask(t, c, http.MethodGet).is(t, "before", r.near, 40*ms)
+				r.dns.set(break_)
+				r.dns2.set(break_)
+				for range 100 {
+					<-time.After(100 * ms)
+					if o := ask(t, c, http.MethodGet); o.err != nil || o.body != "20ms" || o.took > 320*ms {
+						t.Fatalf("%+v", o)
+					}
+				}
+				began := time.Now()
+				for range 10 {
+					ask(t, c, http.MethodGet)
+				}
+				if took := time.Since(began); took > 10*20*ms+refreshWait {
+					t.Errorf("ten requests took %s", took)
+				}
+				<-time.After(time.Minute)
+				r.dns.set(func(n *nameServer) { n.silent, n.rcode, n.addresses = false, 0, []string{"10.0.2.1"} })
+				<-time.After(2 * time.Second)
+				if o := ask(t, c, http.MethodGet); o.err != nil || o.body != "100ms" {
+					t.Errorf("DNS is back: %+v", o)
+				}
+			})
+		})
+	}
+}
+
+func TestNameServers(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		r.dns.set(func(n *nameServer) { n.silent = true })
+		ask(t, c, http.MethodGet).is(t, "the nearest is silent", r.middle, resolverDelay+200*ms)
+	})
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		r.dns.set(func(n *nameServer) { n.rcode = 2 })
+		ask(t, c, http.MethodGet).is(t, "the nearest fails", r.middle, 200*ms)
+	})
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		r.dns.set(func(n *nameServer) { n.slow = 50 * ms })
+		ask(t, c, http.MethodGet).is(t, "the nearest is slow", r.near, 90*ms)
+	})
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		for _, n := range []*nameServer{r.dns, r.dns2} {
+			n.set(func(n *nameServer) { n.silent = true })
+		}
+		if o := ask(t, c, http.MethodPost); !errors.Is(o.err, ErrNotSent) || o.took != refreshMost {
+			t.Errorf("nobody knows the name: %+v", o)
+		}
+		if o := ask(t, c, http.MethodPost, within(time.Second)); !errors.Is(o.err, ErrNotSent) || !errors.Is(o.err, context.DeadlineExceeded) || o.took != time.Second {
+			t.Errorf("nobody knows the name, and no time: %+v", o)
+		}
+	})
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		for _, n := range []*nameServer{r.dns, r.dns2} {
+			n.set(func(n *nameServer) { n.rcode = 3 })
+		}
+		if o := ask(t, c, http.MethodGet); !errors.Is(o.err, ErrNotSent) || !strings.Contains(fmt.Sprint(o.err), "NameError") || o.took != 0 {
+			t.Errorf("there is no such name: %+v", o)
+		}
+	})
+}
+
+// What a user has seen comes with the next request, to whichever region that goes.
+func TestTokens(t *testing.T) {
+	user := func(name string) func(context.Context) (string, error) {
+		return func(context.Context) (string, error) { return name, nil }
+	}
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		for i, h := range []*host{r.near, r.middle} {
+			h.does(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set(headerToken, fmt.Sprintf("seen-%d", i)) })
+		}
+		other := c.For(user("bob"))
+		ask(t, c, http.MethodGet)
+		ask(t, c, http.MethodGet)
+		ask(t, other, http.MethodGet)
+		r.near.silence()
+		ask(t, c, http.MethodGet)
+		ask(t, c, http.MethodPost, keyed, func(req *http.Request) {
+			req.Header.Set(headerToken, "mine")
+			req.Header.Set(headerAuthorization, "Basic x")
+		})
+		ask(t, other, http.MethodGet)
+		var got []string
+		for _, s := range append(r.near.got(), r.middle.got()...) {
+			got = append(got, s.authorization+" "+s.causal)
+		}
+		if want := []string{"Bearer alice ", "Bearer alice seen-0", "Bearer bob ", "Bearer alice seen-0", "Bearer alice seen-0", "Basic x mine", "Bearer bob seen-0"}; !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}, func(conf *Config) { conf.Token = user("alice") })
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		if o := ask(t, c, http.MethodDelete); !errors.Is(o.err, ErrNotSent) || !errors.Is(o.err, errSignedOut) {
+			t.Errorf("%+v", o)
+		}
+	}, func(conf *Config) {
+		conf.Token = func(context.Context) (string, error) { return "", errSignedOut }
+	})
+}
+
+var errSignedOut = errors.New("signed out")
+
+func TestAddresses(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		for _, address := range []string{"ftp://api.antipode.test/", "/v1/users", "http://api.antipode.test:99999/", "http://:80/"} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := c.RoundTrip(req)
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+			if !errors.Is(err, ErrNotSent) {
+				t.Errorf("%s: %v", address, err)
+			}
+		}
+		asked := r.dns.times()
+		o := ask(t, c, http.MethodGet, func(req *http.Request) { req.URL.Host = "10.0.3.1" })
+		o.is(t, "an address for a name", r.far, 400*ms)
+		if r.dns.times() != asked {
+			t.Error("DNS was asked for an address")
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		for want, conf := range map[string]Config{
+			"name servers":  {},
+			"not host:port": {Resolvers: []string{"127.0.0.1"}},
+			"Delay is -1ns": {Resolvers: []string{"127.0.0.1:53"}, Delay: -1},
+		} {
+			if _, err := New(conf); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%+v: %v", conf, err)
+			}
+		}
+	})
+}
