@@ -27,7 +27,7 @@ type Store interface {
 	Audit(ctx context.Context, limit int) ([]region.Entry, error)
 }
 
-// Parts are what a controller is made of. All are required but Admitted.
+// Parts are what a controller is made of. All are required but Admitted and Meter.
 type Parts struct {
 	Config *Config
 	Log    *slog.Logger

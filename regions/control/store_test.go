@@ -325,7 +325,9 @@ func send(ctx context.Context, method, url, body string) (*http.Response, error)
 
 func ask(t *testing.T, method, url, body string) (int, string) {
 	t.Helper()
-	resp, err := send(t.Context(), method, url, body)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	resp, err := send(ctx, method, url, body)
 	if err != nil {
 		t.Fatal(err)
 	}
