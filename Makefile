@@ -40,7 +40,7 @@ down: ## stop them; data stay
 	@$(if $(REGIONCTL),$(SUDO) $(REGIONCTL) --lab $(LAB) down,echo "nothing is built here and lab $(LAB) has no data: there is nothing to stop")
 
 ##@ Test
-.PHONY: test test-unit test-engines test-e2e accept bench
+.PHONY: test test-unit test-engines test-e2e accept bench cache-tests
 test: deps-test build test-engines test-e2e ## all tests: rules, adapters on real engines, the whole system in short
 
 test-unit: verify-structure ## only tests that need no engine
@@ -61,6 +61,9 @@ accept: deps-test build ## what has counts and time bounds, in full; prints meas
 
 bench: deps-test build ## costs as ratios against references of the same run, into docs/benchmarks.md (BENCH=short: see that it works)
 	go run ./e2e/bench $(if $(filter short,$(BENCH)),-short) $(AS_ROOT)
+
+cache-tests: deps ## the public conformance suite of HTTP caches against the edge's rules, into docs/http-cache-tests.md
+	tools/cache-tests/run.sh docs/http-cache-tests.md
 
 ##@ Check
 .PHONY: lint verify verify-structure verify-format fix-format verify-generate fix-generate generate verify-modules fix-modules verify-proto release-baseline
