@@ -212,8 +212,11 @@ func tryZombie(t *testing.T, zombie *lab.Region, user string) (stop func()) {
 		c := &client{}
 		for ctx.Err() == nil {
 			for _, q := range [][3]string{
-				{http.MethodGet, "/v1/users/" + user}, {http.MethodGet, "/.well-known/jwks.json"}, {http.MethodGet, "/v1/assets"},
-				{http.MethodPatch, "/v1/users/" + user, object("firstName", "Zombie")}, {http.MethodPost, "/v1/users", object("firstName", "Zombie")},
+				{http.MethodGet, "/v1/users/" + user},
+				{http.MethodGet, "/.well-known/jwks.json"},
+				{http.MethodGet, "/v1/assets"},
+				{http.MethodPatch, "/v1/users/" + user, object("firstName", "Zombie")},
+				{http.MethodPost, "/v1/users", object("firstName", "Zombie")},
 			} {
 				a, err := c.try(ctx, zombie, q[0], q[1], q[2])
 				if err == nil && a.Status != http.StatusServiceUnavailable {
