@@ -308,19 +308,25 @@ func TestABrokenConnectionDoesNotPoisonTheNextProbe(t *testing.T) {
 	f := newFront(t)
 	link := newLink(t, strings.TrimPrefix(f.URL, "http://"))
 	p := newProbe(simConfig("east", simNames), RegionConfig{Name: "west", Front: link.address(), Shards: 2}, f.keys)
-	probe := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), probeTimeout)
+	probe := func(limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
 		return p.Cheap(ctx)
 	}
-	if err := probe(); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "there are more connections than a probe takes", func() error {
+		if err := each(4, func(int) error { return probe(patience) }); err != nil {
+			return err
+		}
+		if n := link.count(); n < 5 {
+			return fmt.Errorf("there are %d", n)
+		}
+		return nil
+	})
 	link.silence()
-	if err := probe(); !errors.Is(err, errNoAnswer) {
+	if err := probe(probeTimeout); !errors.Is(err, errNoAnswer) {
 		t.Errorf("a silent connection: %v", err)
 	}
-	if err := probe(); err != nil {
+	if err := probe(patience); err != nil {
 		t.Errorf("the next one, with a connection that is well: %v", err)
 	}
 	p.http.CloseIdleConnections()
@@ -393,6 +399,12 @@ func copyAll(to net.Conn, from net.Conn) {
 }
 
 func (l *link) address() string { return l.Addr().String() }
+
+func (l *link) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns)
+}
 
 func (l *link) silence() {
 	l.mu.Lock()
