@@ -178,13 +178,9 @@ func start(t *testing.T, cfg Config) (*Server, func()) {
 		}
 	})
 	t.Cleanup(stop)
-	await(t, "the server listens", func() bool {
-		c, err := net.DialTimeout("tcp", cfg.Listen.String(), time.Second)
-		if err != nil {
-			return false
-		}
-		c.Close()
-		return true
+	await(t, "the server listens", func() bool { // for TCP first, then for UDP
+		a, err := geodns.Ask(t.Context(), new(net.Dialer).DialContext, cfg.Listen, "example.org", dns.TypeA, netip.Prefix{})
+		return err == nil && a.Rcode == "REFUSED"
 	})
 	return s, stop
 }
