@@ -23,6 +23,8 @@ const (
 type edge struct {
 	// Prefix is where the processes of the region are, which may purge.
 	Prefix netip.Prefix
+	// Admitted is the mark that the region was let in.
+	Admitted string
 	// Host is what origins are asked as, and ReadyPath where they say whether they are ready.
 	Host, ReadyPath string
 	// Origins are in the order in which they are asked: the region's own first.
@@ -49,15 +51,16 @@ func (e edge) Retries() int { return len(e.Origins) - 1 }
 // ID is the pattern of an id in a path.
 func (edge) ID() string { return "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}" }
 
-func newEdge(prefix netip.Prefix, origins []origin) edge {
+func newEdge(prefix netip.Prefix, admitted string, origins []origin) edge {
 	return edge{
-		Prefix: prefix, Host: "api." + topology.Zone, ReadyPath: edgeReady, Origins: origins,
+		Prefix: prefix, Admitted: admitted, Host: "api." + topology.Zone, ReadyPath: edgeReady, Origins: origins,
 		MaxObject: edgeObject, FirstByte: 8, TTL: 600, TTLElsewhere: 30, TTLAbsent: 2, Grace: 24 * 3600,
 		Problems: []problem{
 			{400, "Bad Request", "Public content is read at an address without a query; a purge is a PURGE with keys in the header xkey-purge.", "invalid"},
 			{403, "Forbidden", "Only processes of the region purge.", "forbidden"},
 			{404, "Not Found", "There is only public content here, at its own address.", "not_found"},
 			{405, "Method Not Allowed", "Public content can be read, by GET and HEAD.", "invalid"},
+			{503, "Service Unavailable", "This region has been taken out of service, or is not in service yet; another region answers.", "fenced"},
 		},
 	}
 }
@@ -94,7 +97,7 @@ func (s Site) edge(r topology.Region) (Unit, error) {
 	for _, from := range s.byDistance(r) {
 		origins = append(origins, origin{from.Name, at(from.Front(), topology.PortFront), at(from.Front(), portHAProxyAdmin)})
 	}
-	files, err := newEdge(r.Prefix(), origins).files()
+	files, err := newEdge(r.Prefix(), s.Admitted(r.Name), origins).files()
 	if err != nil {
 		return Unit{}, err
 	}

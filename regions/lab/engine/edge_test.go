@@ -127,12 +127,16 @@ func startEdge(t *testing.T, change func(*edge)) *cache {
 	}
 	c := &cache{own: startSource(t, "127.67.0.1"), other: startSource(t, "127.67.0.2")}
 	at := netip.MustParseAddrPort
-	e := newEdge(netip.MustParsePrefix("127.0.0.0/24"), []origin{{"us-east", at(c.own.front), at(c.own.ready)}, {"eu-west", at(c.other.front), at(c.other.ready)}})
+	dir := t.TempDir()
+	admitted := filepath.Join(dir, "admitted")
+	if err := os.WriteFile(admitted, []byte("epoch 0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := newEdge(netip.MustParsePrefix("127.0.0.0/24"), admitted, []origin{{"us-east", at(c.own.front), at(c.own.ready)}, {"eu-west", at(c.other.front), at(c.other.ready)}})
 	e.MaxObject = 100_000
 	if change != nil {
 		change(&e)
 	}
-	dir := t.TempDir()
 	files, err := e.files()
 	if err != nil {
 		t.Fatal(err)
@@ -631,4 +635,23 @@ func TestEdgeServesWhatIsOld(t *testing.T) {
 	// What was made private stays no longer.
 	c.own.set(false, answers(404))
 	waitFor(t, "it to be gone", func() bool { return c.get(t, path).status == 404 })
+}
+
+// What lets a region in is gone once it is fenced: then its edge does not even give what it has.
+func TestEdgeOfAFencedRegion(t *testing.T) {
+	c := startEdge(t, nil)
+	path, _ := address(ann, 1)
+	c.get(t, path).want(t, 200, "fwd=miss; fwd-status=200; stored")
+	if err := os.Remove(filepath.Join(c.dir, "admitted")); err != nil {
+		t.Fatal(err)
+	}
+	if a := c.get(t, path); a.status != http.StatusServiceUnavailable || !strings.Contains(string(a.body), `"reason":"fenced"`) {
+		t.Errorf("a fenced region's edge answers %d %s", a.status, a.body)
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "admitted"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if a := c.get(t, path); a.status != http.StatusOK {
+		t.Errorf("once it is let in again, %d %s", a.status, a.body)
+	}
 }
