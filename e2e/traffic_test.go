@@ -223,6 +223,9 @@ func tryZombie(t *testing.T, zombie *lab.Region, user string) (stop func()) {
 					t.Errorf("a fenced region answers %s %s with %d %s", q[0], q[1], a.Status, a.Body)
 				}
 			}
+			if a, err := atEdge(ctx, zombie, "/v1/public/anything"); err == nil && a.Status != http.StatusServiceUnavailable {
+				t.Errorf("the edge of a fenced region answers %d %s", a.Status, a.Body)
+			}
 			a, err := askNames(ctx, zombie, zombie.Topology.DoorPlace(), apiName, geodns.TypeA, netip.Prefix{})
 			if err == nil && len(a.Addresses) > 0 {
 				t.Errorf("the name server of a fenced region answers %v", regionsAt(a.Addresses))
