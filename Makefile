@@ -40,7 +40,7 @@ down: ## stop them; data stay
 	@$(if $(REGIONCTL),$(SUDO) $(REGIONCTL) --lab $(LAB) down,echo "nothing is built here and lab $(LAB) has no data: there is nothing to stop")
 
 ##@ Test
-.PHONY: test test-unit test-engines test-e2e accept bench bench-dns
+.PHONY: test test-unit test-engines test-e2e accept bench bench-dns cache-tests
 test: deps-test build test-engines test-e2e ## all tests: rules, adapters on real engines, the whole system in short
 
 test-unit: verify-structure ## only tests that need no engine
@@ -64,6 +64,9 @@ bench: deps-test build ## costs as ratios against references of the same run, in
 
 bench-dns: deps-test ## what an answer of the name server costs, beside CoreDNS and BIND, into docs/benchmarks-dns.md
 	go run ./e2e/bench -dns $(if $(filter short,$(BENCH)),-short)
+
+cache-tests: deps ## the public conformance suite of HTTP caches against the edge's rules, into docs/http-cache-tests.md
+	tools/cache-tests/run.sh docs/http-cache-tests.md
 
 ##@ Check
 .PHONY: lint verify verify-structure verify-format fix-format verify-generate fix-generate generate verify-modules fix-modules verify-proto release-baseline

@@ -158,11 +158,11 @@ func (w *nameWatch) gone(region string, since time.Duration, servers ...string) 
 	return gone, is
 }
 
-// removals is how often a region left the answers of a name server.
-func (w *nameWatch) removals(region, server string) int {
+// removals is how often a region left the answers of a name server, up to a moment.
+func (w *nameWatch) removals(region, server string, until time.Duration) int {
 	n, was := 0, true
 	for _, a := range w.history() {
-		if a.server != server || a.regions == nil {
+		if a.server != server || a.regions == nil || a.at > until {
 			continue
 		}
 		has := slices.Contains(a.regions, region)

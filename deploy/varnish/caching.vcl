@@ -8,11 +8,21 @@ sub vcl_backend_response {
     if (beresp.http.Cache-Control !~ "(?i)(^|[, ])(s-maxage|max-age)=" && !beresp.http.Expires) {
         set beresp.ttl = 0s;
     }
-    # After its time an answer is served only as far as it allows that itself.
-    set beresp.grace = 0s;
-    if (beresp.http.Cache-Control ~ "(?i)(^|[, ])stale-while-revalidate=[0-9]+" && beresp.http.Cache-Control !~ "(?i)(must-revalidate|proxy-revalidate|s-maxage)") {
-        set beresp.grace = std.duration(regsub(beresp.http.Cache-Control, "(?i)^(?:.*[, ])?stale-while-revalidate=([0-9]+).*$", "\1") + "s", 0s);
+    # Expires counts from the origin's own Date, whatever clock that is by. An Age that can not be read may be any.
+    std.collect(beresp.http.Age);
+    if (beresp.http.Cache-Control !~ "(?i)(^|[, ])(s-maxage|max-age)=" && beresp.http.Expires && beresp.http.Date && beresp.ttl > 0s) {
+        set beresp.ttl = std.time(beresp.http.Expires, now - 1s) - std.time(beresp.http.Date, now) - std.duration(beresp.http.Age + "s", 0s);
     }
+    if (beresp.http.Age && beresp.http.Age !~ "^[0-9]+$") {
+        set beresp.ttl = 0s;
+    }
+    # A star in a list is a star.
+    std.collect(beresp.http.Vary);
+    if (beresp.http.Vary ~ "(^|,)\s*\*\s*(,|$)") {
+        set beresp.http.Vary = "*";
+    }
+    # After its time nothing is served, but what edge.vcl says may be.
+    set beresp.grace = 0s;
     # What can be asked for by its validator is kept for that.
     if (beresp.http.ETag || beresp.http.Last-Modified) {
         set beresp.keep = 1h;

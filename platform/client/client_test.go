@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -121,6 +123,86 @@ func TestALateAnswerCounts(t *testing.T) {
 		// It was slow, and not silent.
 		r.near.does(nil)
 		ask(t, c, http.MethodGet).is(t, "after that", r.near, 20*ms)
+	})
+}
+
+// A region that answers other requests is not silent: one that takes long there shuts out no others.
+func TestOneSlowRequest(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		ask(t, c, http.MethodGet).is(t, "before", r.near, 40*ms)
+		r.near.does(func(w http.ResponseWriter, req *http.Request) {
+			if req.Method == http.MethodPost {
+				<-req.Context().Done()
+			}
+			_, _ = io.WriteString(w, "20ms")
+		})
+		slow := make(chan outcome)
+		go func() { slow <- ask(t, c, http.MethodPost, keyed) }()
+		<-time.After(DefaultDelay)
+		ask(t, c, http.MethodGet).is(t, "meanwhile", r.near, 40*ms)
+		(<-slow).is(t, "slow", r.middle, DefaultDelay+200*ms)
+		ask(t, c, http.MethodGet).is(t, "after that", r.near, 20*ms)
+	})
+}
+
+// Connections that have ended are not taken for a way to a region.
+func TestAWriteAfterConnectionsHaveEnded(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		ask(t, c, http.MethodPatch).is(t, "before", r.near, 40*ms)
+		<-time.After(2 * idleMost)
+		r.near.silence()
+		ask(t, c, http.MethodPatch).is(t, "silent", r.middle, connectDelay+200*ms)
+	})
+}
+
+// A write for which there is no room on the connections to a region, and which gets no other there, was not sent.
+func TestAWriteBesideABusyConnection(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		r.near.does(func(w http.ResponseWriter, _ *http.Request) {
+			<-time.After(time.Second)
+			_, _ = io.WriteString(w, "20ms")
+		})
+		busy := make(chan outcome)
+		go func() { busy <- ask(t, c, http.MethodPatch) }()
+		<-time.After(100 * ms)
+		r.near.set(func(h *host) { h.refuses = true })
+		ask(t, c, http.MethodPatch).is(t, "no other connection", r.middle, 220*ms)
+		(<-busy).is(t, "busy", r.near, 1040*ms)
+	})
+}
+
+// A connection that was made ahead, and not used, is not used much later: the other side may have ended it.
+func TestParkedConnections(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		p := newPlace(netip.MustParseAddrPort("10.0.1.1:80"), &c.conf)
+		defer p.close()
+		here, there := net.Pipe()
+		p.park(here, target{"a:80", false})
+		if p.unpark(target{"b:80", false}) != nil || p.unpark(target{"a:80", true}) != nil || p.unpark(target{"a:80", false}) != here {
+			r.t.Error("a parked connection is given to who wants another one, or to nobody")
+		}
+		p.park(here, target{"a:80", false})
+		<-time.After(parkedMost + 1)
+		if p.unpark(target{"a:80", false}) != nil {
+			r.t.Error("an old connection is given out")
+		}
+		if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			r.t.Errorf("an old connection is not closed: %v", err)
+		}
+	})
+}
+
+func TestRedirectionsAreNotFollowed(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		r.near.does(func(w http.ResponseWriter, req *http.Request) {
+			http.Redirect(w, req, "http://10.0.3.1/", http.StatusFound)
+		})
+		if o := ask(r.t, c, http.MethodGet); o.status != http.StatusFound || len(r.far.got()) > 0 {
+			r.t.Errorf("%+v", o)
+		}
 	})
 }
 
@@ -329,22 +411,24 @@ func TestTheBudget(t *testing.T) {
 		}
 		ask(t, c, http.MethodGet).is(t, "the next one", r.middle, 100*ms)
 	})
-	bubble(t, func(r regions, c *Client) {
-		t := r.t
-		// Every region refuses everything.
-		for _, h := range []*host{r.near, r.middle, r.far} {
-			h.does(problem(fault.Draining, 0))
-		}
-		const all = 500
-		for range all {
-			if o := ask(t, c, http.MethodGet); o.status != 503 {
-				t.Fatalf("%+v", o)
+	for _, method := range []string{http.MethodGet, http.MethodPatch} {
+		bubble(t, func(r regions, c *Client) {
+			t := r.t
+			// Every region refuses everything.
+			for _, h := range []*host{r.near, r.middle, r.far} {
+				h.does(problem(fault.Draining, 0))
 			}
-		}
-		if n := len(r.near.got()) + len(r.middle.got()) + len(r.far.got()); n > all+all/10+reserve/cost || n < all+all/10-1 {
-			t.Errorf("%d requests were sent %d times", all, n)
-		}
-	})
+			const all = 500
+			for range all {
+				if o := ask(t, c, method); o.status != 503 {
+					t.Fatalf("%+v", o)
+				}
+			}
+			if n := len(r.near.got()) + len(r.middle.got()) + len(r.far.got()); n > all+all/10+reserve/cost || n < all+all/10-1 {
+				t.Errorf("%d requests were sent %d times", all, n)
+			}
+		})
+	}
 }
 
 func TestTheCallersDeadline(t *testing.T) {
@@ -362,99 +446,6 @@ func TestTheCallersDeadline(t *testing.T) {
 		cancel()
 		if o := ask(t, c, http.MethodGet, func(req *http.Request) { *req = *req.WithContext(gone) }); !errors.Is(o.err, context.Canceled) || o.took != 0 {
 			t.Errorf("gone before: %+v", o)
-		}
-	})
-}
-
-func TestNamesAreKeptForTheirTime(t *testing.T) {
-	bubble(t, func(r regions, c *Client) {
-		t := r.t
-		ask(t, c, http.MethodGet).is(t, "first", r.near, 40*ms)
-		for range 10 {
-			ask(t, c, http.MethodGet).is(t, "then", r.near, 20*ms)
-		}
-		if n := r.dns.times(); n != 1 {
-			t.Errorf("within its time a name was asked for %d times", n)
-		}
-		r.dns.set(func(n *nameServer) { n.addresses = []string{"10.0.2.1", "10.0.1.1"} })
-		<-time.After(3 * time.Second)
-		ask(t, c, http.MethodGet).is(t, "after its time", r.middle, 200*ms)
-		if n := r.dns2.times(); n != 0 {
-			t.Errorf("the second server was asked %d times", n)
-		}
-	})
-}
-
-// The last good answer is used for as long as DNS is silent, and one request in a while waits a moment for a better one.
-func TestDNSGoesSilent(t *testing.T) {
-	for name, break_ := range map[string]func(*nameServer){
-		"silent": func(n *nameServer) { n.silent = true }, "refusing": func(n *nameServer) { n.rcode = 5 }, "empty": func(n *nameServer) { n.addresses = nil },
-	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(r regions, c *Client) {
-				t := r.t
-				ask(t, c, http.MethodGet).is(t, "before", r.near, 40*ms)
-				r.dns.set(break_)
-				r.dns2.set(break_)
-				for range 100 {
-					<-time.After(100 * ms)
-					if o := ask(t, c, http.MethodGet); o.err != nil || o.body != "20ms" || o.took > 320*ms {
-						t.Fatalf("%+v", o)
-					}
-				}
-				began := time.Now()
-				for range 10 {
-					ask(t, c, http.MethodGet)
-				}
-				if took := time.Since(began); took > 10*20*ms+refreshWait {
-					t.Errorf("ten requests took %s", took)
-				}
-				<-time.After(time.Minute)
-				r.dns.set(func(n *nameServer) { n.silent, n.rcode, n.addresses = false, 0, []string{"10.0.2.1"} })
-				<-time.After(2 * time.Second)
-				if o := ask(t, c, http.MethodGet); o.err != nil || o.body != "100ms" {
-					t.Errorf("DNS is back: %+v", o)
-				}
-			})
-		})
-	}
-}
-
-func TestNameServers(t *testing.T) {
-	bubble(t, func(r regions, c *Client) {
-		t := r.t
-		r.dns.set(func(n *nameServer) { n.silent = true })
-		ask(t, c, http.MethodGet).is(t, "the nearest is silent", r.middle, resolverDelay+200*ms)
-	})
-	bubble(t, func(r regions, c *Client) {
-		t := r.t
-		r.dns.set(func(n *nameServer) { n.rcode = 2 })
-		ask(t, c, http.MethodGet).is(t, "the nearest fails", r.middle, 200*ms)
-	})
-	bubble(t, func(r regions, c *Client) {
-		t := r.t
-		r.dns.set(func(n *nameServer) { n.slow = 50 * ms })
-		ask(t, c, http.MethodGet).is(t, "the nearest is slow", r.near, 90*ms)
-	})
-	bubble(t, func(r regions, c *Client) {
-		t := r.t
-		for _, n := range []*nameServer{r.dns, r.dns2} {
-			n.set(func(n *nameServer) { n.silent = true })
-		}
-		if o := ask(t, c, http.MethodPost); !errors.Is(o.err, ErrNotSent) || o.took != refreshMost {
-			t.Errorf("nobody knows the name: %+v", o)
-		}
-		if o := ask(t, c, http.MethodPost, within(time.Second)); !errors.Is(o.err, ErrNotSent) || !errors.Is(o.err, context.DeadlineExceeded) || o.took != time.Second {
-			t.Errorf("nobody knows the name, and no time: %+v", o)
-		}
-	})
-	bubble(t, func(r regions, c *Client) {
-		t := r.t
-		for _, n := range []*nameServer{r.dns, r.dns2} {
-			n.set(func(n *nameServer) { n.rcode = 3 })
-		}
-		if o := ask(t, c, http.MethodGet); !errors.Is(o.err, ErrNotSent) || !strings.Contains(fmt.Sprint(o.err), "NameError") || o.took != 0 {
-			t.Errorf("there is no such name: %+v", o)
 		}
 	})
 }

@@ -117,7 +117,7 @@ func (g *Gate) mark(is Record) error {
 		g.written = false
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(g.cfg.Admitted), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(g.cfg.Admitted), 0o750); err != nil {
 		return fmt.Errorf("make the directory of the mark of admission: %w", err)
 	}
 	if err := os.WriteFile(g.cfg.Admitted, fmt.Appendf(nil, "epoch %d\n", is.Epoch), 0o644); err != nil { //nolint:gosec // no secret

@@ -117,7 +117,7 @@ func (d *DatagramDoor) target(ctx context.Context, from netip.AddrPort) (net.Con
 
 // answer brings back what comes for a sender, until it has been idle for long enough.
 func (d *DatagramDoor) answer(ctx context.Context, from netip.AddrPort, target net.Conn) {
-	stop := context.AfterFunc(ctx, func() { target.Close() }) //nolint:errcheck,gosec // reading tells
+	stop := context.AfterFunc(ctx, func() { target.Close() }) //nolint:gosec // reading tells
 	defer stop()
 	packet := make([]byte, maxDatagram)
 	for {
@@ -135,5 +135,5 @@ func (d *DatagramDoor) answer(ctx context.Context, from netip.AddrPort, target n
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.to, from)
-	target.Close() //nolint:errcheck,gosec // it is of no more use
+	target.Close() //nolint:gosec // it is of no more use
 }

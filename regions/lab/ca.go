@@ -33,8 +33,17 @@ const (
 	early = time.Hour
 )
 
-// CertificateFile is the certificate of the authority that a lab in dir has made for itself: who trusts it trusts the lab's regions.
-func CertificateFile(dir string) string { return filepath.Join(KeysDir(dir), "ca.pem") }
+// CertificateFile is the certificate of the authority that a lab in dir has made for itself, for everybody to read: who trusts it trusts the lab's regions.
+func CertificateFile(dir string) string { return filepath.Join(dir, "ca.pem") }
+
+// publishAuthority copies the certificate out of the directory of keys, which nobody else may open.
+func publishAuthority(dir string) error {
+	text, err := os.ReadFile(filepath.Join(KeysDir(dir), "ca.pem"))
+	if err != nil {
+		return fmt.Errorf("reading the lab's certificate authority: %w", err)
+	}
+	return replaceFile(CertificateFile(dir), text, 0o644, nil)
+}
 
 // authority signs the certificates of the regions of one lab, and nothing else.
 type authority struct {

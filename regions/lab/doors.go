@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -88,7 +87,7 @@ func (d doorway) free() error {
 		}
 		return c.Close()
 	}
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp4", d.Host.String())
+	l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(d.Host))
 	if err != nil {
 		return err
 	}

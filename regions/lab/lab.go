@@ -144,6 +144,9 @@ func (l *Lab) prepare(ctx context.Context, m Machine) error {
 	if err := ensureCertificates(site.KeysDir(), l.opts.Name, l.opts.Topology.Regions, l.doorBlock, time.Now(), l.credential); err != nil {
 		return err
 	}
+	if err := publishAuthority(site.Dir); err != nil {
+		return err
+	}
 	if site.Programs, err = install(m.Programs, site.Dir); err != nil {
 		return err
 	}

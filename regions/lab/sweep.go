@@ -154,7 +154,7 @@ func isLab(dir string) error {
 	}
 	site := engine.Site{Dir: dir}
 	ours := []string{
-		filepath.Join(dir, stateFile), filepath.Join(dir, stateFile+".new"), binDir(dir), logsDir(dir), site.KeysDir(), site.ClocksDir(), site.RunsDir(), filepath.Dir(site.RegionDir("any")),
+		filepath.Join(dir, stateFile), filepath.Join(dir, stateFile+".new"), CertificateFile(dir), CertificateFile(dir) + ".new", binDir(dir), logsDir(dir), site.KeysDir(), site.ClocksDir(), site.RunsDir(), filepath.Dir(site.RegionDir("any")),
 	}
 	for _, e := range entries {
 		if !slices.Contains(ours, filepath.Join(dir, e.Name())) {

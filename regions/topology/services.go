@@ -50,7 +50,7 @@ func Services() []Service {
 		{Name: "session", Program: "sessiond", Paths: []string{"/v1/sessions", "/.well-known/jwks.json"}, Memory: 128, Octet: 31},
 		{
 			Name: "asset", Program: "assetd", Paths: []string{"/v1/assets", "/v1/uploads", "/v1/public", "/v1/signed", "/v1/blobs"}, Memory: 96, Octet: 41,
-			Uploads: []string{"^/v1/assets/[^/]+/content$", "^/v1/uploads(/|$)"}, Worker: &Worker{Memory: 1024, Octet: 51}, Shares: true, Extra: assetFiles,
+			Uploads: []string{"^/v1/assets/[^/]+/content$", "^/v1/uploads(/|$)"}, Worker: &Worker{Memory: 1024, Octet: 51}, Shares: true, Extra: assetExtra,
 		},
 	}
 }
@@ -58,12 +58,13 @@ func Services() []Service {
 // garbageAfter is how long a blob that no record names stays, in worlds in which people try out what becomes of it.
 const garbageAfter = "1m"
 
-func assetFiles(_ Region, d Disk) map[string]any {
+func assetExtra(r Region, d Disk) map[string]any {
 	return map[string]any{
 		"bucket":        "file://" + filepath.Join(d.Shared, "blobs"),
 		"uploads":       filepath.Join(d.Shared, "uploads"),
 		"spool":         filepath.Join(d.Own, "spool"),
 		"garbage_after": garbageAfter,
+		"edges":         []string{netip.AddrPortFrom(r.Edge(), PortEdgePurge).String()},
 	}
 }
 

@@ -89,6 +89,7 @@ func TestStates(t *testing.T) {
 		{"none is healthy, one is fenced", []snapshot.Region{is("east", region.Active, max, false), is("west", region.Fenced, 0, false), is("south", region.Active, max, false)}, east + " " + south},
 		{"none is admitted", []snapshot.Region{is("east", region.Drained, 0, true), is("west", region.Joining, 0, true), is("south", region.CatchingUp, 0, true)}, all},
 		{"none is known", nil, all},
+		{"none is healthy, whatever the weights", []snapshot.Region{is("east", region.Active, max, false), is("west", region.Warming, 1, false), is("south", region.Active, max, false)}, all},
 		{"one has no weight", []snapshot.Region{active("east"), is("west", region.Warming, 0, true), active("south")}, east + " " + south},
 		{"none has weight", []snapshot.Region{is("east", region.Warming, 0, true), is("west", region.Warming, 0, true), is("south", region.Active, max, false)}, east + " " + west},
 		{"all others are fenced", []snapshot.Region{is("east", region.Active, max, false), is("west", region.Fenced, 0, true), is("south", region.Fenced, 0, true)}, east},
@@ -156,6 +157,8 @@ func TestZone(t *testing.T) {
 	}{
 		{"antipode.test.", dns.TypeSOA, want{0, true, soa, "", 0}},
 		{"antipode.test.", dns.TypeNS, want{0, true, "ns.east.antipode.test.; ns.west.antipode.test.; ns.south.antipode.test.", "", 4}},
+		{"api.antipode.test.", dns.TypeA, want{0, true, south + "; " + east + "; " + west, "", 0}},
+		{"api.west.antipode.test.", dns.TypeA, want{0, true, west, "", 0}},
 		{"antipode.test.", dns.TypeA, nodata},
 		{"antipode.test.", dns.TypeDS, nodata},
 		{"antipode.test.", dns.TypeDNSKEY, nodata},

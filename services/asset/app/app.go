@@ -47,6 +47,7 @@ type app struct {
 	content   *content.Handlers
 	recounter *recount.Recounter
 	worker    *work.Worker
+	purging   purging // nothing where no edges are
 }
 
 // Main runs the command line of assetd until it is done or ctx ends. Logs go to stderr, results to stdout.
@@ -87,13 +88,16 @@ func (a *app) definition() (service.Definition, error) {
 		GRPC:        []string{assetv1.AssetService_ServiceDesc.ServiceName},
 		Local:       []string{assetv1.ContentService_ServiceDesc.ServiceName},
 		Open:        a.open,
-		Close:       a.blobs.close,
+		Close:       a.close,
 		Applied:     func(ctx context.Context, users map[id.ID]store.Written) { a.blobs.stock.Applied(ctx, users) },
 		Replicating: []lifecycle.Component{
 			{Name: "fetch blobs", Run: func(ctx context.Context) error { return a.blobs.stock.Fetch(ctx) }},
 			{Name: "sweep blobs", Run: func(ctx context.Context) error { return a.blobs.stock.Sweep(ctx) }},
 		},
-		Work: []lifecycle.Component{{Name: "worker", Run: func(ctx context.Context) error { return a.worker.Run(ctx) }}},
+		Work: []lifecycle.Component{
+			{Name: "worker", Run: func(ctx context.Context) error { return a.worker.Run(ctx) }},
+			{Name: "purger", Run: func(ctx context.Context) error { return a.purging.run(ctx) }},
+		},
 		Background: []lifecycle.Component{
 			{Name: "expiration of uploads", Run: func(ctx context.Context) error { return a.content.Expiring().Run(ctx) }},
 			{Name: "recount", Run: func(ctx context.Context) error { return a.recounter.Run(ctx) }},
@@ -131,9 +135,18 @@ func (a *app) open(ctx context.Context, p *service.Parts) error {
 		}
 	}
 	if a.has(service.RoleWorker) {
-		return a.openWorker(p)
+		if err := a.openWorker(p); err != nil {
+			return err
+		}
+		return a.purging.open(ctx, &a.cfg, p)
 	}
 	return nil
+}
+
+// close releases what open opened.
+func (a *app) close(ctx context.Context) error {
+	a.purging.close()
+	return a.blobs.close(ctx)
 }
 
 func (a *app) has(r service.Role) bool { return slices.Contains(a.cfg.Roles, r) }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"net"
 	"time"
 
 	"antipode.example/platform/config"
@@ -24,6 +25,8 @@ type Config struct {
 	ImageMemoryBytes int64 `koanf:"image_memory_bytes"`
 	// ReserveBytes is what content leaves free on the disks of spool and uploads, which databases and logs may be on, too.
 	ReserveBytes int64 `koanf:"reserve_bytes"`
+	// Edges are where the region's caches of public content take purges, host:port; empty where there are none.
+	Edges []string `koanf:"edges"`
 	// GarbageAfter is how long content stays that no asset names.
 	GarbageAfter time.Duration `koanf:"garbage_after"`
 }
@@ -59,6 +62,11 @@ func (c *Config) Validate() error {
 	}
 	if c.GarbageAfter < minGarbageAfter {
 		return config.Errorf("garbage_after", "must be at least %s: an upload's content is there before its asset names it", minGarbageAfter)
+	}
+	for _, edge := range c.Edges {
+		if host, port, err := net.SplitHostPort(edge); err != nil || host == "" || port == "" {
+			return config.Errorf("edges", "%q is not an address and port such as 198.18.1.7:8001", edge)
+		}
 	}
 	if c.Spool == c.Uploads {
 		return config.Errorf("uploads", "must be another directory than spool, which belongs to one process")

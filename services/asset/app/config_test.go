@@ -3,6 +3,7 @@ package app
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,8 +53,8 @@ func TestConfig(t *testing.T) {
 	if cfg.Bucket != "file:///bucket" || cfg.MaxUploadBytes != 5<<30 || cfg.Quota != (Quota{Bytes: 100 << 30, Assets: 10000}) || cfg.ImageMemoryBytes != media.MinMemory || cfg.ReserveBytes != 1<<30 || cfg.GarbageAfter != 24*time.Hour {
 		t.Errorf("defaults: %+v", cfg)
 	}
-	cfg, err = load(t, whole+"max_upload_bytes: 1000\nquota: {bytes: 2000, assets: 3}\ngarbage_after: 48h\n")
-	if err != nil || cfg.MaxUploadBytes != 1000 || cfg.Quota != (Quota{Bytes: 2000, Assets: 3}) || cfg.GarbageAfter != 48*time.Hour {
+	cfg, err = load(t, whole+"max_upload_bytes: 1000\nquota: {bytes: 2000, assets: 3}\ngarbage_after: 48h\nedges: [\"127.0.0.1:8001\"]\n")
+	if err != nil || cfg.MaxUploadBytes != 1000 || cfg.Quota != (Quota{Bytes: 2000, Assets: 3}) || cfg.GarbageAfter != 48*time.Hour || !slices.Equal(cfg.Edges, []string{"127.0.0.1:8001"}) {
 		t.Errorf("set: %+v, %v", cfg, err)
 	}
 	if cfg, err = load(t, whole+"quota: {assets: 3}\n"); err != nil || cfg.Quota.Bytes != 100<<30 {
@@ -70,6 +71,8 @@ func TestConfig(t *testing.T) {
 		"little memory":         {"spool: /spool", "spool: /spool\nimage_memory_bytes: 1000", "image_memory_bytes"},
 		"a negative reserve":    {"spool: /spool", "spool: /spool\nreserve_bytes: -1", "reserve_bytes"},
 		"garbage too early":     {"spool: /spool", "spool: /spool\ngarbage_after: 5s", "garbage_after"},
+		"no port":               {"spool: /spool", "spool: /spool\nedges: [\"127.0.0.1\"]", "edges"},
+		"a URL of an edge":      {"spool: /spool", "spool: /spool\nedges: [\"http://127.0.0.1:8001\"]", "edges"},
 		"no duration":           {"spool: /spool", "spool: /spool\ngarbage_after: 5", "garbage_after"},
 		"unknown key":           {"spool: /spool", "spool: /spool\nbuckets: x", "buckets"},
 		"what all services ask": {"service: asset", "service: user", "service"},

@@ -11,6 +11,7 @@ import (
 	"antipode.example/platform/blob"
 	"antipode.example/platform/fault"
 	"antipode.example/platform/rpc"
+	"antipode.example/services/asset"
 	"antipode.example/services/asset/internal/media"
 	"antipode.example/services/asset/internal/signedurl"
 )
@@ -88,7 +89,7 @@ func announce(h http.Header, c *assetv1.Content, ref blob.Ref) {
 	if !c.GetPublic() {
 		return
 	}
-	h.Set("Surrogate-Key", "asset-"+c.GetAssetId()+" user-"+c.GetOwnerId())
+	h.Set("Surrogate-Key", asset.AssetTag(c.GetAssetId())+" "+asset.UserTag(c.GetOwnerId()))
 	for _, name := range []string{rpc.HeaderToken, rpc.HeaderStale, rpc.HeaderLost} { // what one caller has seen is not for all who get the answer from a cache
 		h.Del(name)
 	}

@@ -19,6 +19,7 @@ import (
 	"antipode.example/platform/kafka"
 	"antipode.example/platform/lease"
 	"antipode.example/platform/lifecycle"
+	"antipode.example/services/asset/internal/progress"
 )
 
 // fetchBytes bounds the answer to one fetch: there are as many readers as partitions, and what takes long is not the reading.
@@ -30,9 +31,9 @@ type follower struct {
 	partition int
 	log       *slog.Logger
 
-	at    *progress     // nil until the place is known
-	noted int64         // the place that was noted last
-	room  chan struct{} // one for each event that may be under way
+	at    *progress.Progress // nil until the place is known
+	noted int64              // the place that was noted last
+	room  chan struct{}      // one for each event that may be under way
 	tasks sync.WaitGroup
 }
 
@@ -103,7 +104,7 @@ func (f *follower) begin(ctx context.Context) error {
 	if !ok {
 		next = first
 	}
-	f.at, f.noted = newProgress(next), next
+	f.at, f.noted = progress.New(next), next
 	return nil
 }
 
@@ -123,20 +124,20 @@ func (f *follower) jump(ctx context.Context, j *kafka.JumpError) {
 	f.metrics.jumps.Add(ctx, 1)
 	f.log.WarnContext(ctx, "log of the region cannot be continued where it was left", slog.Int64("wanted", j.Wanted), slog.Int64("first", j.First), slog.Int64("next", j.Next))
 	if f.tasks.Wait(); ctx.Err() == nil {
-		f.at.goTo(j.First)
+		f.at.GoTo(j.First)
 	}
 }
 
 // read reads until ctx or the reader ends, which is always with an error. What is under way goes on.
 func (f *follower) read(ctx context.Context) error {
-	r := f.c.Events.Reader(ctx, f.c.Topic, f.partition, f.at.unread(), kafka.ReaderOptions{MaxBytes: fetchBytes})
+	r := f.c.Events.Reader(ctx, f.c.Topic, f.partition, f.at.Unread(), kafka.ReaderOptions{MaxBytes: fetchBytes})
 	defer r.Close()
 	for {
 		batch, err := r.Next(ctx)
 		if err != nil {
 			return err
 		}
-		f.at.see(batch.HighWatermark)
+		f.at.See(batch.HighWatermark)
 		for _, m := range batch.Messages {
 			if err := f.take(ctx, m); err != nil {
 				return err
@@ -149,7 +150,7 @@ func (f *follower) read(ctx context.Context) error {
 func (f *follower) take(ctx context.Context, m kafka.Message) error {
 	what, err := f.todo(m)
 	if err == nil && len(what.assets) == 0 {
-		f.at.pass(m.Offset)
+		f.at.Pass(m.Offset)
 		return nil
 	}
 	select {
@@ -157,11 +158,11 @@ func (f *follower) take(ctx context.Context, m kafka.Message) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	f.at.start(m.Offset)
+	f.at.Start(m.Offset)
 	f.tasks.Go(func() {
 		defer func() { <-f.room }()
 		if f.handle(ctx, m, what, err) == nil {
-			f.at.done(m.Offset)
+			f.at.Done(m.Offset)
 		}
 	})
 	return nil
@@ -281,7 +282,7 @@ func (f *follower) noteAlways(ctx context.Context) {
 
 // note notes the place if it is another one than before. If that fails, more is gone through again than needs be.
 func (f *follower) note(ctx context.Context) {
-	place := f.at.place()
+	place := f.at.Place()
 	if place == f.noted {
 		return
 	}

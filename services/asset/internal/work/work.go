@@ -172,7 +172,7 @@ func (w *Worker) lag() (n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, f := range w.followers {
-		n += f.at.lag()
+		n += f.at.Lag()
 	}
 	return n
 }

@@ -1,4 +1,4 @@
-package work
+package progress
 
 import (
 	"testing"
@@ -10,20 +10,20 @@ import (
 func TestThePlaceIsBelowAllThatIsNotDone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		first := rapid.Int64Range(0, 1000).Draw(t, "first")
-		p, next, undone := newProgress(first), first, []int64{}
+		p, next, undone := New(first), first, []int64{}
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
 			switch rapid.SampledFrom([]string{"start", "pass", "done"}).Draw(t, "do") {
 			case "start":
-				p.start(next)
+				p.Start(next)
 				undone = append(undone, next)
 				next++
 			case "pass":
-				p.pass(next)
+				p.Pass(next)
 				next++
 			case "done":
 				if len(undone) > 0 {
 					i := rapid.IntRange(0, len(undone)-1).Draw(t, "which")
-					p.done(undone[i])
+					p.Done(undone[i])
 					undone = append(undone[:i], undone[i+1:]...)
 				}
 			}
@@ -31,8 +31,8 @@ func TestThePlaceIsBelowAllThatIsNotDone(t *testing.T) {
 			if len(undone) > 0 {
 				want = undone[0]
 			}
-			if p.see(next + 5); p.place() != want || p.unread() != next || p.lag() != next+5-want {
-				t.Fatalf("place %d, want %d; unread %d, want %d; lag %d", p.place(), want, p.unread(), next, p.lag())
+			if p.See(next + 5); p.Place() != want || p.Unread() != next || p.Lag() != next+5-want {
+				t.Fatalf("place %d, want %d; unread %d, want %d; lag %d", p.Place(), want, p.Unread(), next, p.Lag())
 			}
 		}
 	})
