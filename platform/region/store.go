@@ -58,8 +58,8 @@ type Entry struct {
 	Revision int64 `json:"-"`
 }
 
-// ErrConflict says that the record has changed since it was read: read it again.
-var ErrConflict = errors.New("the record of the region has changed meanwhile")
+// ErrConflict says that the record, or one beside it, has changed since it was read: read them again.
+var ErrConflict = errors.New("the record of the region, or of one that the change rests on, has changed meanwhile")
 
 // Read asks a majority for all records. Errors: fault.NoQuorum, and the caller's own deadline.
 func (s *Store) Read(ctx context.Context) (World, error) {
@@ -83,9 +83,9 @@ func (s *Store) agree(ctx context.Context, from string) (*clientv3.GetResponse, 
 	return got, nil
 }
 
-// Change gives a region another record, if it still has the one that was read, and adds to the audit. It returns the record as it is now. Errors: ErrConflict, fault.NoQuorum (whether it was changed is not known
-// then), the caller's own deadline, and that no such change is allowed.
-func (s *Store) Change(ctx context.Context, old, to Record) (Record, error) {
+// Change gives a region another record, if it still has the one that was read, and those beside it, on which the change rests as well, are still what they were; and adds to the audit. It returns the record as it is now.
+// Errors: ErrConflict, fault.NoQuorum (whether it was changed is not known then), the caller's own deadline, and that no such change is allowed.
+func (s *Store) Change(ctx context.Context, old, to Record, beside ...Record) (Record, error) {
 	if old.Region != to.Region || !old.State.MayBecome(to.State) {
 		return old, fmt.Errorf("region %s is %s: it cannot become %s", old.Region, old.State, to.State)
 	}
@@ -100,9 +100,13 @@ func (s *Store) Change(ctx context.Context, old, to Record) (Record, error) {
 	ctx, cancel := global.Quorum(ctx)
 	defer cancel()
 	key := records + to.Region
+	same := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", old.Revision)}
+	for _, r := range beside {
+		same = append(same, clientv3.Compare(clientv3.ModRevision(records+r.Region), "=", r.Revision))
+	}
 	done, err := global.Agree(ctx, s.global, func(etcd *clientv3.Client) (*clientv3.TxnResponse, error) {
 		return etcd.Txn(ctx).
-			If(clientv3.Compare(clientv3.ModRevision(key), "=", old.Revision)).
+			If(same...).
 			Then(clientv3.OpPut(key, string(value)), clientv3.OpPut(auditKey(to.Region, old.Revision), string(entry))).
 			Commit()
 	})

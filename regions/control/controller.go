@@ -21,7 +21,7 @@ import (
 // Store is the part of region.Store that a controller needs; see there for errors.
 type Store interface {
 	Read(ctx context.Context) (region.World, error)
-	Change(ctx context.Context, old, to region.Record) (region.Record, error)
+	Change(ctx context.Context, old, to region.Record, beside ...region.Record) (region.Record, error)
 	Vote(ctx context.Context, observer string, says []byte) error
 	Watch(ctx context.Context, news region.News, tell func(region.World)) error
 	Audit(ctx context.Context, limit int) ([]region.Entry, error)
@@ -400,8 +400,8 @@ func (c *Controller) Plan(ctx context.Context, kind Kind, name string) (Plan, er
 	return v.plan(kind, name, c.Config)
 }
 
-// attempts bounds how often an order is tried when others change the record at the same time.
-const attempts = 3
+// attempts bounds how often an order is tried when others change records at the same time: each order for another region, and each weight, is such a change.
+const attempts = 8
 
 // Carry carries an order out. Errors: a *refused, ErrUnknownRegion, region.ErrConflict, and those of Store.
 func (c *Controller) Carry(ctx context.Context, kind Kind, o Order) (done Done, err error) {
@@ -430,7 +430,8 @@ func (c *Controller) try(ctx context.Context, kind Kind, o Order) (Done, error) 
 	for _, r := range p.Refusals {
 		to.Why += "; overridden: " + r
 	}
-	got, err := c.Store.Change(ctx, p.old, to)
+	// That others remain is what an order rests on: two that are given at the same time must not each count on the region that the other one takes.
+	got, err := c.Store.Change(ctx, p.old, to, p.beside...)
 	if err != nil {
 		return Done{}, err
 	}

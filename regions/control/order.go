@@ -65,6 +65,7 @@ type Plan struct {
 
 	record region.Record // the one that the region gets
 	old    region.Record
+	beside []region.Record // those of the other regions, if it rests on them
 }
 
 // PlannedRegion is a region before and after an order.
@@ -115,6 +116,11 @@ func (v *view) plan(kind Kind, name string, cfg *Config) (Plan, error) {
 		return Plan{}, err
 	}
 	p := Plan{Order: kind, Region: name, old: v.world.Record(name)}
+	for _, other := range v.regions {
+		if other != name && kind != Activate { // what comes back takes nothing away
+			p.beside = append(p.beside, v.world.Record(other))
+		}
+	}
 	p.record = p.old
 	p.record.State, p.record.Weight = target, 0
 	if kind == Fence {

@@ -82,7 +82,7 @@ func (m member) Read(ctx context.Context) (region.World, error) {
 	return m.world, nil
 }
 
-func (m member) Change(ctx context.Context, old, to region.Record) (region.Record, error) {
+func (m member) Change(ctx context.Context, old, to region.Record, beside ...region.Record) (region.Record, error) {
 	if !old.State.MayBecome(to.State) {
 		return old, fmt.Errorf("region %s is %s: it cannot become %s", old.Region, old.State, to.State)
 	}
@@ -90,9 +90,9 @@ func (m member) Change(ctx context.Context, old, to region.Record) (region.Recor
 		return old, err
 	}
 	m.mu.Lock()
-	is := m.world.Record(old.Region)
+	changed := slices.ContainsFunc(append(beside, old), func(r region.Record) bool { return m.world.Record(r.Region).Revision != r.Revision })
 	m.mu.Unlock()
-	if is.Revision != old.Revision {
+	if changed {
 		return old, region.ErrConflict
 	}
 	m.put(to)
