@@ -132,7 +132,7 @@ func TestADrain(t *testing.T) {
 		t.Fatal("there is no Mumbai")
 	}
 	var clients []*stayer
-	for i := range bounds.Times(10, 2) {
+	for i := range bounds.Times(5, 2) {
 		for _, h2 := range []bool{false, true} {
 			of := fmt.Sprintf("%d, HTTP/2 %t", i, h2)
 			clients = append(clients, newStayer(t, "follows DNS "+of, mumbai, nil, h2), newStayer(t, "pinned "+of, mumbai, drained, h2))

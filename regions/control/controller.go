@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -227,7 +228,7 @@ func (c *Controller) observe(ctx context.Context, name string, probe Probe) erro
 	turn, deepAt, deepBad := int64(-1), time.Duration(0), false
 	return make(kick).loop(ctx, cheapEvery, func(ctx context.Context) {
 		began, now := c.now(), c.Wall().Unix()/int64(deepEvery/time.Second)
-		deep := deepBad || now != turn || began-deepAt > 2*deepEvery
+		deep := (deepBad || now != turn || began-deepAt > 2*deepEvery) && c.sings(name)
 		paths := []func(context.Context) error{probe.Cheap, probe.Deep}
 		if !deep {
 			paths = paths[:1]
@@ -257,6 +258,13 @@ const (
 	cheapEvery = time.Second
 	deepEvery  = 5 * time.Second
 )
+
+// sings reports whether canaries are written in a region. Where requests are forwarded to another region, or refused by an order, they would say nothing of this one.
+func (c *Controller) sings(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !slices.Contains([]region.State{region.Draining, region.Drained, region.Fenced}, c.world.Record(name).State)
+}
 
 // note takes the outcome of a probe that began then.
 func (c *Controller) note(ctx context.Context, name string, began time.Duration, err error, deepGood bool) {
@@ -387,7 +395,7 @@ var ErrUnknownRegion = errors.New("there is no such region")
 // Plan says what an order would do, as a majority of regions has the records now. Errors: ErrUnknownRegion, and those of Store.Read.
 func (c *Controller) Plan(ctx context.Context, kind Kind, name string) (Plan, error) {
 	if !slices.Contains(c.tally.observers, name) {
-		return Plan{}, fmt.Errorf("%w: %q; there are %q", ErrUnknownRegion, name, c.tally.observers)
+		return Plan{}, fmt.Errorf("%w: %q; there are %s", ErrUnknownRegion, name, strings.Join(c.tally.observers, ", "))
 	}
 	w, err := c.Store.Read(ctx)
 	if err != nil {

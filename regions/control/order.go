@@ -158,6 +158,9 @@ func (v *view) unsafe(kind Kind, name string, cfg *Config) (reasons []string) {
 	if kind == Activate {
 		return nil
 	}
+	if kind == Drain && v.tally.unhealthy(v.now, name) && !v.tally.fresh(v.now, name) {
+		reasons = append(reasons, fmt.Sprintf("most observers find %s unhealthy, and its controller is not heard, so nobody would empty it: fence it, if it must not serve", name))
+	}
 	var survivors []string
 	capacity := 0
 	for _, other := range v.regions {
@@ -167,13 +170,13 @@ func (v *view) unsafe(kind Kind, name string, cfg *Config) (reasons []string) {
 		}
 	}
 	if len(survivors) == 0 {
-		return []string{fmt.Sprintf("no other region is usable: %s", v.unusable(name))}
+		return append(reasons, fmt.Sprintf("no other region is usable: %s", v.unusable(name)))
 	}
 	// To fence is to stop harm: what the survivors can carry is then no reason to wait. And a region that clients are not sent to takes nothing with it.
 	if kind == Drain && v.usable(name) && capacity < cfg.needed() {
-		return []string{fmt.Sprintf("the regions that remain (%s) have a capacity of %d, and %d is needed", strings.Join(survivors, ", "), capacity, cfg.needed())}
+		reasons = append(reasons, fmt.Sprintf("the regions that remain (%s) have a capacity of %d, and %d is needed", strings.Join(survivors, ", "), capacity, cfg.needed()))
 	}
-	return nil
+	return reasons
 }
 
 // unusable says of each region but one why it is not usable.

@@ -206,7 +206,10 @@ func (r *Region) waitShard(ctx context.Context, shard int) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("region %s: %w: %w", r.Topology.Name, err, context.Cause(ctx))
+			if cause := context.Cause(ctx); !errors.Is(err, cause) {
+				err = fmt.Errorf("%w: %w", err, cause)
+			}
+			return fmt.Errorf("region %s: %w\n    see: %s; on a busy machine it takes longer, and up goes on from where it was", r.Topology.Name, err, r.logFile(engine.NodeName(shard, 0)))
 		case <-time.After(shardPoll):
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"antipode.example/platform/region"
 	"antipode.example/regions/lab"
 )
 
@@ -83,10 +84,8 @@ func inTraffic(t *lab.Traffic) string {
 	switch {
 	case t == nil:
 		return ""
-	case t.DNS:
-		return ", " + t.State + " and in DNS"
 	}
-	return ", " + t.State + " and not in DNS"
+	return ", " + t.State + " and " + inDNS(t.DNS, region.State(t.State))
 }
 
 // writeNeeds says what needs a person, before everything else. Where there are several services, it says of which.

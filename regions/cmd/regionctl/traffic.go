@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,11 +130,7 @@ func (s *settings) evaluateCommand() *cobra.Command {
 func writeEvaluation(out io.Writer, e control.Evaluation) {
 	fmt.Fprintf(out, "as the controller of %s sees it, %s after its last news of the global store; %d of %d observers decide\n", e.From, (time.Duration(e.HeardMs) * time.Millisecond).Round(100*time.Millisecond), e.Majority, e.Observers)
 	for _, r := range e.Regions {
-		dns := "not in DNS"
-		if r.DNS {
-			dns = "in DNS"
-		}
-		fmt.Fprintf(out, "\n%s  %s, weight %d, epoch %d, %s, %s\n", r.Record.Region, r.Record.State, r.Record.Weight, r.Record.Epoch, r.Verdict, dns)
+		fmt.Fprintf(out, "\n%s  %s, weight %d, epoch %d, %s, %s\n", r.Record.Region, r.Record.State, r.Record.Weight, r.Record.Epoch, r.Verdict, inDNS(r.DNS, r.Record.State))
 		if r.Record.Why != "" {
 			fmt.Fprintf(out, "  by %s, %s ago: %s\n", r.Record.By, age(time.Since(r.Record.Since)), r.Record.Why)
 		}
@@ -164,11 +161,22 @@ func writeEvaluation(out io.Writer, e control.Evaluation) {
 	}
 }
 
+// inDNS says whether name servers answer a region.
+func inDNS(dns bool, state region.State) string {
+	switch {
+	case !dns:
+		return "not in DNS"
+	case !state.Admitted():
+		return "in DNS because no region is usable"
+	}
+	return "in DNS"
+}
+
 func (s *settings) planCommand() *cobra.Command {
 	var via string
 	kinds := []string{string(control.Drain), string(control.Activate), string(control.Fence)}
 	cmd := &cobra.Command{
-		Use: "plan drain|activate|fence REGION", Short: "Show what an order would do, without giving it", Args: cobra.ExactArgs(2),
+		Use: "plan drain|activate|fence REGION", Short: "Show what an order would do, without giving it; exits with 1 if it would be refused", Args: wants(2),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {
 				return kinds, cobra.ShellCompDirectiveNoFileComp
@@ -189,7 +197,13 @@ func (s *settings) planCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.show(cmd.OutOrStdout(), p, func(out io.Writer) { writePlan(out, p) })
+			if err := s.show(cmd.OutOrStdout(), p, func(out io.Writer) { writePlan(out, p) }); err != nil {
+				return err
+			}
+			if len(p.Refusals) > 0 {
+				return exitCode(1)
+			}
+			return nil
 		},
 	}
 	s.viaFlag(cmd, &via)
@@ -208,6 +222,9 @@ func writePlan(out io.Writer, p control.Plan) {
 		rows = append(rows, []string{r.Region, string(r.Before), string(r.After), yes(r.DNSBefore), yes(r.DNSAfter)})
 	}
 	table(out, rows)
+	if len(p.Refusals) > 0 && len(p.Steps) > 0 {
+		fmt.Fprintln(out, "with --override:")
+	}
 	for i, step := range p.Steps {
 		fmt.Fprintf(out, "%d. %s\n", i+1, step)
 	}
@@ -252,14 +269,20 @@ func (s *settings) orderCommand(kind control.Kind) *cobra.Command {
 	o := control.Order{}
 	about := orders[kind]
 	cmd := &cobra.Command{
-		Use: string(kind) + " REGION", Short: about.short, Long: about.long, Args: cobra.ExactArgs(1), ValidArgsFunction: s.completeRegions(1),
+		Use: string(kind) + " REGION", Short: about.short, Long: about.long, Args: wants(1), ValidArgsFunction: s.completeRegions(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Region = args[0]
+			if o.Override && o.Why == "" {
+				return errors.New("--override needs a reason: --why REASON")
+			}
 			all, err := s.controllers(cmd.Context(), via, o.Region)
 			if err != nil {
 				return err
 			}
 			done, err := askControllers(cmd.Context(), all, func(c *control.Client) (control.Done, error) { return c.Order(cmd.Context(), kind, o) })
+			if err != nil && s.underWay(cmd.Context(), all, o.Region, kind) {
+				return s.follow(cmd, all, o.Region, about.done, about.limit) // ordered before
+			}
 			if err != nil {
 				return fmt.Errorf("%s %s: %w", kind, o.Region, withFlags(err))
 			}
@@ -272,7 +295,7 @@ func (s *settings) orderCommand(kind control.Kind) *cobra.Command {
 			return s.follow(cmd, all, o.Region, about.done, about.limit)
 		},
 	}
-	cmd.Flags().StringVar(&o.By, "by", cmp.Or(os.Getenv("SUDO_USER"), os.Getenv("USER"), "somebody"), "who orders it, for the audit")
+	cmd.Flags().StringVar(&o.By, "by", operator(), "who orders it, for the audit")
 	cmd.Flags().StringVar(&o.Why, "why", "", "the reason, for the audit")
 	if kind != control.Activate {
 		cmd.Flags().BoolVar(&o.Override, "override", false, "carry it out although it is refused; needs --why")
@@ -280,6 +303,38 @@ func (s *settings) orderCommand(kind control.Kind) *cobra.Command {
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return once it is ordered")
 	s.viaFlag(cmd, &via)
 	return cmd
+}
+
+// operator is who gives orders, as far as the machine knows.
+func operator() string {
+	if name := os.Getenv("SUDO_USER"); name != "" {
+		return name
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "somebody"
+}
+
+// underWay reports whether a region is in a state that the order leads to already.
+func (s *settings) underWay(ctx context.Context, all []*control.Client, name string, kind control.Kind) bool {
+	states := map[control.Kind][]region.State{
+		control.Drain: {region.Draining, region.Drained}, control.Activate: {region.CatchingUp, region.Warming, region.Active}, control.Fence: {region.Fenced},
+	}[kind]
+	e, err := newest(ctx, all)
+	return err == nil && slices.ContainsFunc(e.Regions, func(r control.RegionEvaluation) bool {
+		return r.Record.Region == name && slices.Contains(states, r.Record.State)
+	})
+}
+
+// wants is cobra.ExactArgs with an error that shows the usage.
+func wants(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fmt.Errorf("want: %s", cmd.UseLine())
+		}
+		return nil
+	}
 }
 
 // withFlags says of a refusal which flags an override is.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,8 +18,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"antipode.example/platform/region"
 	"antipode.example/regions/lab"
 	"antipode.example/regions/lab/control"
+	"antipode.example/regions/topology"
 )
 
 func newUp(s *settings) *cobra.Command {
@@ -313,6 +316,14 @@ func (s *settings) welcome(out io.Writer) error {
 	fmt.Fprintf(out, "\nlab %s is up. REST and gRPC of each region, from this host:\n", s.lab)
 	for _, r := range status.Regions {
 		fmt.Fprintf(out, "  %-10s http://%s\n", r.Name, r.Door)
+	}
+	fmt.Fprintf(out, "At the same addresses: TLS at port %d (the authority is %s), the edge at %d, the name server at %d.\n",
+		topology.PortFrontTLS, lab.CertificateFile(status.Dir), topology.PortEdge, topology.DoorDNS)
+	fmt.Fprintln(out, "Name servers send clients to a region once it has come through its gates, which takes half a minute.")
+	for _, r := range status.Regions {
+		if t := r.Traffic; t != nil && slices.Contains([]region.State{region.Draining, region.Drained, region.Fenced}, region.State(t.State)) {
+			fmt.Fprintf(out, "note: %s is %s, by an order from before: %s\n", r.Name, t.State, s.command("activate "+r.Name))
+		}
 	}
 	self := os.Args[0]
 	if s.lab != lab.DefaultName {

@@ -2,12 +2,14 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
 
 	"antipode.example/regions/lab"
+	"antipode.example/regions/lab/engine"
 	"antipode.example/regions/topology"
 )
 
@@ -18,12 +20,12 @@ const trafficPath = "/v1/traffic/"
 func (s *Server) traffic(w http.ResponseWriter, r *http.Request) {
 	l, err := s.ready()
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		trafficError(w, http.StatusServiceUnavailable, err.Error())
 		return
 	}
 	region, err := l.Region(r.PathValue("region"))
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
+		trafficError(w, http.StatusNotFound, err.Error())
 		return
 	}
 	transport := &http.Transport{DialContext: region.Dial, DisableKeepAlives: true}
@@ -33,10 +35,18 @@ func (s *Server) traffic(w http.ResponseWriter, r *http.Request) {
 		Rewrite:   func(p *httputil.ProxyRequest) { p.Out.URL, p.Out.Host = inside, "" },
 		Transport: transport, FlushInterval: -1,
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			http.Error(w, "the controller of "+region.Topology.Name+" does not answer: "+err.Error(), http.StatusBadGateway)
+			name := region.Topology.Name
+			trafficError(w, http.StatusBadGateway, "the controller of "+name+" does not answer: ask another one, or start "+name+"/"+engine.Traffic+" ("+err.Error()+")")
 		},
 	}
 	proxy.ServeHTTP(w, r)
+}
+
+// trafficError answers as a controller does.
+func trafficError(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("content-type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]string{"error": text}) // who has gone misses nothing
 }
 
 // TrafficAddress is that of a region's traffic controller, for a client of package regions/control that connects by Client.DialContext.
