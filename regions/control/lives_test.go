@@ -52,7 +52,7 @@ func TestADeadRegionIsOutAfterFiveSecondsAndReturnsThroughTheGates(t *testing.T)
 			t.Errorf("the record is %+v", r)
 		}
 		s.wait(20 * time.Second)
-		if p, err := s.ctl["east"].Plan(t.Context(), Drain, "south"); err != nil || len(p.Refusals) == 0 || !strings.Contains(p.Refusals[0], "its controller is not heard") {
+		if p, err := s.ctl["east"].Plan(s.t.Context(), Drain, "south"); err != nil || len(p.Refusals) == 0 || !strings.Contains(p.Refusals[0], "its controller is not heard") {
 			t.Errorf("a plan to drain it is %+v, %v: nobody would empty it", p, err)
 		}
 		s.data.behind(60_000) // it has much to fetch
