@@ -25,6 +25,15 @@ func (o *operator) walk(t *testing.T, s lab.Status) (user string) {
 	if n := strings.Count(script, "curl "); n < 5 {
 		t.Fatalf("the README's walk has only %d requests; are its commands still indented?\n%s", n, script)
 	}
+	// A person takes longer than regions need to get through their gates.
+	await.Until(t, "all regions are ACTIVE", patience, func(context.Context) error {
+		for _, r := range o.status(t).Regions {
+			if r.Traffic == nil || r.Traffic.State != "ACTIVE" {
+				return fmt.Errorf("%s is %+v", r.Name, r.Traffic)
+			}
+		}
+		return nil
+	})
 	printed := o.shell(t, strings.ReplaceAll(script, "/tmp/", t.TempDir()+"/"))
 	for _, want := range []string{
 		`"id":`, "antipode-token: ", // created
@@ -33,14 +42,18 @@ func (o *operator) walk(t *testing.T, s lab.Status) (user string) {
 		"200 image/jpeg, ",                          // a thumbnail with a token
 		"surrogate-key: asset-",                     // the photo as everybody sees it
 		`"firstName":"Jack"`, `"lastName":"Smythe"`, // both changes
+		"ap-south, eu-west, us-east",             // whom name servers answer in Mumbai
+		"198.18.2.1\n198.18.1.1\n198.18.3.1",     // and in Frankfurt
+		"cache-status: eu-west-edge", `"keys":[`, // the edge, and TLS
+		"ap-south is DRAINED after", "ap-south is ACTIVE after",
 	} {
 		if !strings.Contains(strings.ToLower(printed), strings.ToLower(want)) {
 			t.Fatalf("the README's walk prints no %s:\n%s", want, printed)
 		}
 	}
 
-	if n := strings.Count(strings.ToLower(printed), "content-type: image/"); n != 2 {
-		t.Errorf("the README's walk shows %d headers of images, want those of a signed and of a public address:\n%s", n, printed)
+	if n := strings.Count(strings.ToLower(printed), "content-type: image/"); n != 3 {
+		t.Errorf("the README's walk shows %d headers of images, want those of a signed and of a public address, and of the edge:\n%s", n, printed)
 	}
 
 	// What its last commands may have been too early for.
@@ -140,9 +153,9 @@ func (o *operator) mine(s lab.Status, script string) string {
 	script = strings.ReplaceAll(script, "bin/regionctl", fmt.Sprintf("%s --lab %s --data %s", o.bin, labName(), o.data))
 	for i, r := range s.Regions {
 		door := netip.MustParseAddrPort(r.Door)
-		script = strings.ReplaceAll(script, fmt.Sprintf("127.10.%d.1:8080", i+1), door.String())
+		script = strings.ReplaceAll(script, fmt.Sprintf("127.10.%d.1", i+1), door.Addr().String())
 	}
-	return script
+	return strings.ReplaceAll(script, "/var/lib/antipode/main/", s.Dir+"/")
 }
 
 func (o *operator) shell(t *testing.T, script string) string {
