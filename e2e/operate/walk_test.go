@@ -2,6 +2,7 @@ package operate
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -26,8 +27,16 @@ func (o *operator) walk(t *testing.T, s lab.Status) (user string) {
 		t.Fatalf("the README's walk has only %d requests; are its commands still indented?\n%s", n, script)
 	}
 	// A person takes longer than regions need to get through their gates.
-	await.Until(t, "all regions are ACTIVE", patience, func(context.Context) error {
-		for _, r := range o.status(t).Regions {
+	await.Until(t, "all regions are ACTIVE", patience, func(ctx context.Context) error {
+		text, err := o.command(ctx, "status", "-o", "json").Output()
+		if err != nil {
+			return err
+		}
+		var now lab.Status
+		if err := json.Unmarshal(text, &now); err != nil {
+			return err
+		}
+		for _, r := range now.Regions {
 			if r.Traffic == nil || r.Traffic.State != "ACTIVE" {
 				return fmt.Errorf("%s is %+v", r.Name, r.Traffic)
 			}

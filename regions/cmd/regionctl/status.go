@@ -81,8 +81,7 @@ func writeStatus(out io.Writer, s lab.Status) {
 
 // inTraffic is where a region stands for its clients, to go on a sentence with.
 func inTraffic(t *lab.Traffic) string {
-	switch {
-	case t == nil:
+	if t == nil {
 		return ""
 	}
 	return ", " + t.State + " and " + inDNS(t.DNS, region.State(t.State))
