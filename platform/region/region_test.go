@@ -179,11 +179,11 @@ func TestGate(t *testing.T) {
 	await(t, "the gate to open", func() bool { return g.Err() == nil })
 	await(t, "the mark", func() bool { return exists(mark) })
 	become(t, s, "east", region.Fenced)
-	await(t, "the gate to shut", func() bool { return fault.From(g.Err()).Kind == fault.Fenced && g.Fenced("east") && !g.Fenced("west") })
+	await(t, "the gate to shut", func() bool { return isFenced(g) && g.Fenced("east") && !g.Fenced("west") })
 	await(t, "the mark to go", func() bool { return !exists(mark) })
 	// A process that starts in a fenced region.
 	other := run(t, s, mark)
-	await(t, "another gate to know", func() bool { return fault.From(other.Err()).Kind == fault.Fenced })
+	await(t, "another gate to know", func() bool { return isFenced(other) })
 	become(t, s, "east", region.CatchingUp)
 	await(t, "both gates to open again", func() bool { return g.Err() == nil && other.Err() == nil && exists(mark) })
 }
@@ -232,6 +232,11 @@ func run(t *testing.T, s *region.Store, mark string) *region.Gate {
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return g
+}
+
+func isFenced(g *region.Gate) bool {
+	err := g.Err()
+	return err != nil && fault.From(err).Kind == fault.Fenced
 }
 
 func exists(file string) bool {

@@ -42,8 +42,11 @@ func TestFaultsOnRealEngines(t *testing.T) {
 		t.Fatal(err)
 	}
 	opts.Topology, opts.WithoutServices = top, false
+	programs := []string{"../cmd/trafficd", "../cmd/geodns"}
 	for _, s := range top.Services {
-		program := "../../services/" + s.Name + "/cmd/" + s.Program
+		programs = append(programs, "../../services/"+s.Name+"/cmd/"+s.Program)
+	}
+	for _, program := range programs {
 		if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", opts.BinDir+"/", program).CombinedOutput(); err != nil {
 			t.Fatalf("building %s: %v\n%s", program, err, out)
 		}

@@ -46,7 +46,7 @@ func TestKeysAreMadeOnceAndPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"causal", "cursor", "claim", "idempotency", "refresh", "signed-url"} {
+	for _, name := range []string{"causal", "cursor", "claim", "idempotency", "refresh", "signed-url", "dns"} {
 		var set struct {
 			Keys []struct {
 				ID     string `json:"id"`
@@ -78,7 +78,7 @@ func TestKeysAreMadeOnceAndPrivate(t *testing.T) {
 		}
 	}
 	if want := []string{
-		"causal.json", "claim.json", "cursor.json", "idempotency.json", "postgres-replicator.password", "postgres-superuser.password", "postgres.password",
+		"causal.json", "claim.json", "cursor.json", "dns.json", "idempotency.json", "postgres-replicator.password", "postgres-superuser.password", "postgres.password",
 		"refresh.json", "signed-url.json", "signing.eu-west.json", "signing.us-east.json", "verify.json",
 	}; !slices.Equal(names, want) {
 		t.Errorf("files are %q", names)
@@ -106,9 +106,9 @@ func refusesDamage(t *testing.T, path string, ensure func() error) {
 			}
 			continue
 		}
-		if what == "removed" && filepath.Base(path) == "signed-url.json" { // what it signed ends anyway
+		if what == "removed" && slices.Contains([]string{"signed-url.json", "dns.json"}, filepath.Base(path)) { // what they signed ends anyway
 			if again, readErr := os.ReadFile(path); err != nil || readErr != nil || bytes.Equal(again, kept) {
-				t.Errorf("signed-url.json was removed, and is %q, was %q; %v, %v", again, kept, err, readErr)
+				t.Errorf("%s was removed, and is %q, was %q; %v, %v", filepath.Base(path), again, kept, err, readErr)
 			}
 			continue
 		}

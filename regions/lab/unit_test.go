@@ -332,7 +332,7 @@ func TestComponentNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"alpha/etcd-global", "alpha/etcd-regional", "alpha/redis", "alpha/kafka", "alpha/pg-s1-1", "alpha/pg-s1-2", "alpha/user-a", "alpha/haproxy", "alpha/edge",
+		"alpha/etcd-global", "alpha/etcd-regional", "alpha/redis", "alpha/kafka", "alpha/pg-s1-1", "alpha/pg-s1-2", "alpha/user-a", "alpha/haproxy", "alpha/edge", "alpha/traffic", "alpha/dns",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("names are %v", names)
