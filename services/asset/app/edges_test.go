@@ -123,7 +123,7 @@ func startEdge(t *testing.T, r *servicetest.Instance) *edge {
 	}
 	front, admin := netip.MustParseAddrPort(r.Address+":"+servicetest.Front), netip.MustParseAddrPort(r.Address+":"+servicetest.Admin)
 	const rules = "../../../deploy/varnish/"
-	text, err := template.ParseFiles(rules + "edge.vcl.tmpl")
+	text, err := template.New("edge.vcl.tmpl").Option("missingkey=error").ParseFiles(rules + "edge.vcl.tmpl")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func startEdge(t *testing.T, r *servicetest.Instance) *edge {
 	}
 	var vcl bytes.Buffer
 	if err := text.Execute(&vcl, map[string]any{
-		"Prefix": netip.MustParsePrefix("127.0.0.0/24"), "Host": "api.antipode.test", "ReadyPath": "/readyz", "Origins": []origin{{"here", front, admin}}, "Retries": 0, "MaxObject": 1 << 20,
+		"Prefix": netip.MustParsePrefix("127.0.0.0/24"), "Admitted": r.Config, "Host": "api.antipode.test", "ReadyPath": "/readyz", "Origins": []origin{{"here", front, admin}}, "Retries": 0, "MaxObject": 1 << 20,
 		"FirstByte": 8, "TTL": 3600, "TTLElsewhere": 3600, "TTLAbsent": 2, "Grace": 3600, "Problems": nil, "ID": "[0-9a-f-]{36}",
 	}); err != nil {
 		t.Fatal(err)
