@@ -52,6 +52,8 @@ type Config struct {
 	MaxBodyBytes int64
 	// Lameduck is how long Shutdown goes on serving after Drain, so that load balancers notice; 0 does not wait.
 	Lameduck time.Duration
+	// Closed, unless nil, is why nobody is served now, whatever is asked for; nil while it is open. Calls over gRPC are for the interceptors of Server to refuse.
+	Closed func() error
 	// Drain is called when Shutdown begins: make health checks fail. May be nil.
 	Drain func()
 }
@@ -63,13 +65,17 @@ type handler struct {
 	rest    *runtime.ServeMux
 	plain   *Plain
 	maxBody int64
+	closed  func() error
 	// draining makes every answer the last on its connection (GOAWAY on HTTP/2). Closing idle connections instead, as
 	// http.Server.SetKeepAlivesEnabled does, loses requests that are under way to them.
 	draining atomic.Bool
 }
 
 func newHandler(ctx context.Context, cfg Config) (*handler, error) {
-	h := &handler{log: cfg.Log, grpc: cfg.Server, maxBody: cfg.MaxBodyBytes}
+	h := &handler{log: cfg.Log, grpc: cfg.Server, maxBody: cfg.MaxBodyBytes, closed: cfg.Closed}
+	if h.closed == nil {
+		h.closed = func() error { return nil }
+	}
 	if h.maxBody == 0 {
 		h.maxBody = DefaultMaxBodyBytes
 	}
@@ -118,6 +124,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if f := unusableHeader(r.Header); f != nil {
 		h.write(w, r, f, 0)
+		return
+	}
+	if err := h.closed(); err != nil {
+		h.write(w, r, fault.From(err), 0)
 		return
 	}
 	// Set anew for each request: on HTTP/1.1 the last one's would still stand.

@@ -51,6 +51,9 @@ func TestAFencedRegion(t *testing.T) {
 	if got := ask(); got.Status != http.StatusServiceUnavailable || got.Field("reason") != string(fault.Fenced) {
 		t.Errorf("a fenced region answers %d %s", got.Status, got.Body)
 	}
+	if got := east.Get(t, servicetest.Front, "/.well-known/jwks.json"); got.Status != http.StatusServiceUnavailable || got.Field("reason") != string(fault.Fenced) {
+		t.Errorf("to whom asks for what is open to all, a fenced region answers %d %s", got.Status, got.Body)
+	}
 	if err := inEast.Copies.MayWrite(); fault.From(err).Kind != fault.Fenced {
 		t.Errorf("a fenced region may write: %v", err)
 	}

@@ -201,7 +201,7 @@ func (p *Process) front(ctx context.Context) (*gateway.Server, error) {
 	healthv1.RegisterHealthServer(server, p.monitor.GRPC())
 	reflection.Register(server)
 	return gateway.New(ctx, gateway.Config{
-		Log: p.log, Server: server, OpenAPI: p.definition.OpenAPI, Lameduck: lameduck, Drain: p.monitor.SetDraining,
+		Log: p.log, Server: server, OpenAPI: p.definition.OpenAPI, Lameduck: lameduck, Drain: p.monitor.SetDraining, Closed: p.gate.Err,
 		Register: p.definition.Gateway, Plain: p.definition.Plain,
 	})
 }
