@@ -345,7 +345,7 @@ var table = []mutant{
 	},
 	{
 		name: "a worker's place moves past what is not done", guarantee: "an image is looked into whoever dies",
-		file: "services/asset/internal/work/progress.go", old: "	place := p.next", new: "	return p.next\n	place := p.next",
-		dir: "services/asset/internal/work", test: "TestThePlaceIsBelowAllThatIsNotDone",
+		file: "services/asset/internal/progress/progress.go", old: "	place := p.next", new: "	return p.next\n	place := p.next",
+		dir: "services/asset/internal/progress", test: "TestThePlaceIsBelowAllThatIsNotDone",
 	},
 }
