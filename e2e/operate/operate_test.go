@@ -183,7 +183,7 @@ func wantReady(t *testing.T, s lab.Status) {
 		t.Fatalf("after up the lab is %s with %d regions", s.State, len(s.Regions))
 	}
 	for _, r := range s.Regions {
-		if r.State != "up" || len(r.Components) != 16 {
+		if r.State != "up" || len(r.Components) != 19 {
 			t.Errorf("after up %s is %s with %d components", r.Name, r.State, len(r.Components))
 		}
 		for _, c := range r.Components {
