@@ -21,11 +21,11 @@ import (
 	"antipode.example/regions/topology"
 )
 
-// TestWhatOperatorsWatch: every metric of the asset service that the operator's page names is shown, by an instance or by the worker.
+// TestWhatOperatorsWatch: every metric of the asset service and of the traffic controller that the operator's page names is shown, by an instance, by the worker, or by the controller.
 func TestWhatOperatorsWatch(t *testing.T) {
 	page, err := os.ReadFile("../docs/operating.md")
 	must(t, err)
-	names := regexp.MustCompile("`(antipode_(?:asset|blob)_[a-z_]+)`").FindAllStringSubmatch(string(page), -1)
+	names := regexp.MustCompile("`(antipode_(?:asset|blob|control)_[a-z_]+)`").FindAllStringSubmatch(string(page), -1)
 	if len(names) < 5 {
 		t.Fatalf("docs/operating.md names %v", names)
 	}
@@ -33,7 +33,7 @@ func TestWhatOperatorsWatch(t *testing.T) {
 	service, _ := world.Topology().Service("asset")
 	for _, n := range names {
 		eventually(t, "docs/operating.md names "+n[1]+", and /metrics shows it", func(ctx context.Context) error {
-			for _, at := range []netip.Addr{east.Topology.Instance(service, 0), east.Topology.Worker(service)} {
+			for _, at := range []netip.Addr{east.Topology.Instance(service, 0), east.Topology.Worker(service), east.Topology.Traffic()} {
 				text, err := metrics(ctx, east, at)
 				if err != nil {
 					return err

@@ -3,13 +3,14 @@ package app
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"antipode.example/platform/service/servicetest"
 )
 
-// documentedMetrics are those that the operator's page names of every service. Those of the asset service alone are looked for in the tests of the whole system.
+// documentedMetrics are those that the operator's page names of every service. Those of the asset service alone, and of the traffic controller, are looked for in the tests of the whole system.
 func documentedMetrics(t *testing.T) []string {
 	t.Helper()
 	page, err := os.ReadFile("../../../docs/operating.md")
@@ -22,7 +23,8 @@ func documentedMetrics(t *testing.T) []string {
 	}
 	var all []string
 	for _, n := range names {
-		if !strings.HasPrefix(n[1], "antipode_asset_") && !strings.HasPrefix(n[1], "antipode_blob_") {
+		elsewhere := func(prefix string) bool { return strings.HasPrefix(n[1], prefix) }
+		if !slices.ContainsFunc([]string{"antipode_asset_", "antipode_blob_", "antipode_control_"}, elsewhere) {
 			all = append(all, n[1])
 		}
 	}
