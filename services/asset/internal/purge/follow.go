@@ -23,9 +23,6 @@ import (
 	"antipode.example/services/asset/internal/progress"
 )
 
-// fetchBytes bounds the answer to one fetch: there are as many readers as partitions of all logs.
-const fetchBytes = 1 << 20
-
 // follower goes through one partition of a region's log.
 type follower struct {
 	*Purger
@@ -33,69 +30,37 @@ type follower struct {
 	events *kafka.Cluster
 	log    *slog.Logger
 
+	through *progress.Follower
 	cluster string // whose log it is; "" until that is known
 	at      *progress.Progress
 	noting  sync.Mutex
-	noted   int64         // -1: none
-	room    chan struct{} // one for each event that waits
-	tasks   sync.WaitGroup
+	noted   int64 // -1: none
 }
 
 func (f *follower) run(ctx context.Context) error {
-	const shortest, longest = 200 * time.Millisecond, 5 * time.Second
-	var notes sync.WaitGroup
-	notes.Go(func() {
-		for lifecycle.Pause(ctx, f.pace.note) {
-			f.note(ctx)
-		}
-	})
 	defer f.leave()
-	for wait := shortest; ; wait = min(2*wait, longest) {
-		began := f.c.Clock.Now()
-		err := f.begin(ctx)
-		if err == nil {
-			err = f.read(ctx)
-		}
-		if f.c.Clock.Now().Sub(began) > 2*longest {
-			wait = shortest
-		}
-		if jump := (*kafka.JumpError)(nil); errors.As(err, &jump) {
-			f.log.WarnContext(ctx, "log of a region cannot be continued where it was left", slog.Int64("wanted", jump.Wanted), slog.Int64("first", jump.First), slog.Int64("next", jump.Next))
-			if f.tasks.Wait(); ctx.Err() == nil {
-				f.lose(ctx, jump.First)
-				f.at.GoTo(jump.First)
-			}
-		} else if ctx.Err() == nil {
-			f.log.InfoContext(ctx, "log of a region is opened anew", slog.Any("error", err))
-		}
-		if errors.Is(err, kafka.ErrStalled) {
-			f.events.Reset()
-		}
-		if !lifecycle.Pause(ctx, wait) {
-			break
-		}
+	f.through = &progress.Follower{
+		Events: f.events, Topic: f.c.Topic, Partition: f.partition, Window: window, NoteEvery: f.pace.note, Clock: f.c.Clock, Log: f.log,
+		Begin: f.begin, Take: f.take, Note: f.note, Jumped: func(ctx context.Context, j *kafka.JumpError) { f.lose(ctx, j.First) },
 	}
-	f.tasks.Wait()
-	notes.Wait()
-	f.note(context.WithoutCancel(ctx))
-	return ctx.Err()
+	return f.through.Run(ctx)
 }
 
 // begin finds out whose log it is, and where to go on.
-func (f *follower) begin(ctx context.Context) error {
+func (f *follower) begin(ctx context.Context) (*progress.Progress, error) {
 	d, err := f.events.Describe(ctx, f.c.Topic)
 	if err != nil || d.ClusterID == f.cluster {
-		return err
+		return f.at, err
 	}
 	first, _, err := f.events.Offsets(ctx, f.c.Topic, f.partition)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	next, ok, err := f.c.Notes.Committed(ctx, f.group(d.ClusterID), f.c.Topic, f.partition)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	f.tasks.Wait()
+	f.through.Idle()
 	noted := next
 	if !ok { // what may have been in the log before it is gone
 		next, noted = first, -1
@@ -107,7 +72,7 @@ func (f *follower) begin(ctx context.Context) error {
 	defer f.mu.Unlock()
 	f.cluster, f.at, f.noted = d.ClusterID, progress.New(next), noted
 	f.followers[f.part] = f
-	return nil
+	return f.at, nil
 }
 
 // group is under which name the place in the log of a cluster is noted.
@@ -126,24 +91,6 @@ func (f *follower) lose(ctx context.Context, offset int64) {
 	f.tell(debt{all: true, since: map[part]int64{f.part: offset}})
 }
 
-// read reads until ctx or the reader ends, which is always with an error. What is under way goes on.
-func (f *follower) read(ctx context.Context) error {
-	r := f.events.Reader(ctx, f.c.Topic, f.partition, f.at.Unread(), kafka.ReaderOptions{MaxBytes: fetchBytes})
-	defer r.Close()
-	for {
-		batch, err := r.Next(ctx)
-		if err != nil {
-			return err
-		}
-		f.at.See(batch.HighWatermark)
-		for _, m := range batch.Messages {
-			if err := f.take(ctx, m); err != nil {
-				return err
-			}
-		}
-	}
-}
-
 // outdated is what an event makes wrong.
 type outdated struct {
 	user      id.ID
@@ -153,8 +100,8 @@ type outdated struct {
 	committed time.Time
 }
 
-// take has a message dealt with, as soon as there is room.
-func (f *follower) take(ctx context.Context, m kafka.Message) error {
+// take says what is to be done about a message.
+func (f *follower) take(ctx context.Context, m kafka.Message) func() error {
 	var e replicationv1.Envelope
 	err := proto.Unmarshal(m.Value, &e)
 	if err == nil && e.GetGap() != nil {
@@ -170,24 +117,15 @@ func (f *follower) take(ctx context.Context, m kafka.Message) error {
 		f.lose(ctx, m.Offset)
 	}
 	if len(o.tags) == 0 {
-		f.at.Pass(m.Offset)
 		return nil
 	}
-	select {
-	case f.room <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	at := f.at
-	at.Start(m.Offset)
-	f.tasks.Go(func() {
-		defer func() { <-f.room }()
-		if f.await(ctx, o) == nil {
-			f.tell(debt{tags: o.tags, since: map[part]int64{f.part: m.Offset}, oldest: o.committed})
-			at.Done(m.Offset)
+	return func() error {
+		if err := f.await(ctx, o); err != nil {
+			return err
 		}
-	})
-	return nil
+		f.tell(debt{tags: o.tags, since: map[part]int64{f.part: m.Offset}, oldest: o.committed})
+		return nil
+	}
 }
 
 // outdates is what a write makes wrong.

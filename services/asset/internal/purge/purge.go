@@ -151,7 +151,7 @@ func (p *Purger) follow(ctx context.Context, item string, _ *lease.Held) error {
 	for _, log := range p.c.Logs {
 		if log.Region == region {
 			f := &follower{
-				Purger: p, part: part{region, partition}, events: log.Events, room: make(chan struct{}, window),
+				Purger: p, part: part{region, partition}, events: log.Events,
 				log: p.c.Log.With(slog.String("of", region), slog.Int("partition", partition)),
 			}
 			return f.run(ctx)

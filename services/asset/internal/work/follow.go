@@ -2,12 +2,10 @@ package work
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
 	"sync"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -22,19 +20,15 @@ import (
 	"antipode.example/services/asset/internal/progress"
 )
 
-// fetchBytes bounds the answer to one fetch: there are as many readers as partitions, and what takes long is not the reading.
-const fetchBytes = 1 << 20
-
 // follower goes through one partition of the region's log.
 type follower struct {
 	*Worker
 	partition int
 	log       *slog.Logger
 
-	at    *progress.Progress // nil until the place is known
-	noted int64              // the place that was noted last
-	room  chan struct{}      // one for each event that may be under way
-	tasks sync.WaitGroup
+	noting sync.Mutex
+	at     *progress.Progress // nil until the place is known
+	noted  int64              // the place that was noted last
 }
 
 // follow goes through a partition until ctx ends, and notes its place then.
@@ -43,69 +37,40 @@ func (w *Worker) follow(ctx context.Context, item string, _ *lease.Held) error {
 	if err != nil {
 		return fmt.Errorf("read the number of a partition: %w", err)
 	}
-	f := &follower{Worker: w, partition: partition, log: w.c.Log.With(slog.Int("partition", partition)), room: make(chan struct{}, window)}
-	return f.run(ctx)
-}
-
-func (f *follower) run(ctx context.Context) error {
-	const shortest, longest = 200 * time.Millisecond, 5 * time.Second
-	for wait := shortest; f.at == nil; wait = min(2*wait, longest) {
-		if err := f.begin(ctx); err != nil && !f.again(ctx, err, wait) {
-			return ctx.Err()
-		}
-	}
-	f.show(true)
+	f := &follower{Worker: w, partition: partition, log: w.c.Log.With(slog.Int("partition", partition))}
 	defer f.show(false)
-	var noting sync.WaitGroup
-	noting.Go(func() { f.noteAlways(ctx) })
-	for wait := shortest; ; wait = min(2*wait, longest) {
-		began := f.c.Clock.Now()
-		err := f.read(ctx)
-		if f.c.Clock.Now().Sub(began) > 2*longest {
-			wait = shortest
-		}
-		if jump := (*kafka.JumpError)(nil); errors.As(err, &jump) {
-			f.jump(ctx, jump)
-		}
-		if !f.again(ctx, err, wait) {
-			break
-		}
+	through := &progress.Follower{
+		Events: w.c.Events, Topic: w.c.Topic, Partition: partition, Window: window, NoteEvery: w.pace.note, Clock: w.c.Clock, Log: f.log,
+		Begin: f.begin, Take: f.take, Note: f.note,
+		Jumped: func(ctx context.Context, _ *kafka.JumpError) { w.metrics.jumps.Add(ctx, 1) }, // what lies between is the sweep's
 	}
-	f.tasks.Wait()
-	noting.Wait()
-	f.note(context.WithoutCancel(ctx))
-	return ctx.Err()
-}
-
-// again tells why something is tried again and waits before that; it reports whether ctx is still alive.
-func (f *follower) again(ctx context.Context, err error, wait time.Duration) bool {
-	if ctx.Err() == nil {
-		f.log.InfoContext(ctx, "log of the region is opened anew", slog.Any("error", err))
-	}
-	if errors.Is(err, kafka.ErrStalled) {
-		f.c.Events.Reset()
-	}
-	return lifecycle.Pause(ctx, wait)
+	return through.Run(ctx)
 }
 
 // begin finds out where the group is.
-func (f *follower) begin(ctx context.Context) error {
+func (f *follower) begin(ctx context.Context) (*progress.Progress, error) {
+	if f.at != nil {
+		return f.at, nil
+	}
 	if err := f.letters.ensure(ctx); err != nil { // for those who would look there before there is one
-		return err
+		return nil, err
 	}
 	first, _, err := f.c.Events.Offsets(ctx, f.c.Topic, f.partition)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	next, ok, err := f.c.Events.Committed(ctx, Group, f.c.Topic, f.partition)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !ok {
 		next = first
 	}
+	f.noting.Lock()
 	f.at, f.noted = progress.New(next), next
-	return nil
+	f.noting.Unlock()
+	f.show(true)
+	return f.at, nil
 }
 
 // show has the partition counted as this process's, or not any more.
@@ -119,53 +84,13 @@ func (f *follower) show(running bool) {
 	}
 }
 
-// jump goes on where the log does, once all is done that was read before. What lies between is the sweep's.
-func (f *follower) jump(ctx context.Context, j *kafka.JumpError) {
-	f.metrics.jumps.Add(ctx, 1)
-	f.log.WarnContext(ctx, "log of the region cannot be continued where it was left", slog.Int64("wanted", j.Wanted), slog.Int64("first", j.First), slog.Int64("next", j.Next))
-	if f.tasks.Wait(); ctx.Err() == nil {
-		f.at.GoTo(j.First)
-	}
-}
-
-// read reads until ctx or the reader ends, which is always with an error. What is under way goes on.
-func (f *follower) read(ctx context.Context) error {
-	r := f.c.Events.Reader(ctx, f.c.Topic, f.partition, f.at.Unread(), kafka.ReaderOptions{MaxBytes: fetchBytes})
-	defer r.Close()
-	for {
-		batch, err := r.Next(ctx)
-		if err != nil {
-			return err
-		}
-		f.at.See(batch.HighWatermark)
-		for _, m := range batch.Messages {
-			if err := f.take(ctx, m); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// take has a message dealt with, as soon as there is room.
-func (f *follower) take(ctx context.Context, m kafka.Message) error {
+// take says what is to be done about a message.
+func (f *follower) take(ctx context.Context, m kafka.Message) func() error {
 	what, err := f.todo(m)
 	if err == nil && len(what.assets) == 0 {
-		f.at.Pass(m.Offset)
 		return nil
 	}
-	select {
-	case f.room <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	f.at.Start(m.Offset)
-	f.tasks.Go(func() {
-		defer func() { <-f.room }()
-		if f.handle(ctx, m, what, err) == nil {
-			f.at.Done(m.Offset)
-		}
-	})
-	return nil
+	return func() error { return f.handle(ctx, m, what, err) }
 }
 
 // todo is what an event asks for.
@@ -273,15 +198,13 @@ func (f *follower) giveUp(ctx context.Context, m kafka.Message, why failure) err
 	}
 }
 
-// noteAlways notes the place now and then, until ctx ends.
-func (f *follower) noteAlways(ctx context.Context) {
-	for lifecycle.Pause(ctx, f.pace.note) {
-		f.note(ctx)
-	}
-}
-
 // note notes the place if it is another one than before. If that fails, more is gone through again than needs be.
 func (f *follower) note(ctx context.Context) {
+	f.noting.Lock()
+	defer f.noting.Unlock()
+	if f.at == nil {
+		return
+	}
 	place := f.at.Place()
 	if place == f.noted {
 		return
