@@ -164,6 +164,15 @@ func (m *Monitor) Ready() error {
 	return nil
 }
 
+// Server answers /livez, /readyz and /metrics, for operators.
+func (m *Monitor) Server(metrics http.Handler) *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", m.Livez)
+	mux.HandleFunc("GET /readyz", m.Readyz)
+	mux.Handle("GET /metrics", metrics)
+	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(m.cfg.Log.Handler(), slog.LevelDebug)}
+}
+
 // Livez answers 200.
 func (m *Monitor) Livez(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

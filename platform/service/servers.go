@@ -36,27 +36,7 @@ const (
 
 // adminServer answers health and metrics. It is up before everything else and down after it, so that a process can always be asked why it is not ready.
 func (p *Process) adminServer() lifecycle.Component {
-	var server *http.Server
-	var listener net.Listener
-	return lifecycle.Component{
-		Name: "admin",
-		Start: func(ctx context.Context) (err error) {
-			mux := http.NewServeMux()
-			mux.HandleFunc("GET /livez", p.monitor.Livez)
-			mux.HandleFunc("GET /readyz", p.monitor.Readyz)
-			mux.Handle("GET /metrics", p.telemetry.Handler())
-			server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)}
-			listener, err = listen(ctx, p.cfg.AdminListen)
-			return err
-		},
-		Run: func(context.Context) error {
-			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve: %w", err)
-			}
-			return nil
-		},
-		Stop: func(ctx context.Context) error { return server.Shutdown(ctx) },
-	}
+	return lifecycle.HTTP("admin", p.cfg.AdminListen, func() *http.Server { return p.monitor.Server(p.telemetry.Handler()) }, nil)
 }
 
 func listen(ctx context.Context, address string) (net.Listener, error) {

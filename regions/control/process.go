@@ -2,17 +2,12 @@ package control
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/spf13/cobra"
 
 	"antipode.example/platform/auth"
 	"antipode.example/platform/global"
@@ -22,41 +17,24 @@ import (
 	"antipode.example/platform/region"
 	"antipode.example/platform/telemetry"
 	"antipode.example/regions/balancer"
+	"antipode.example/regions/daemon"
 	"antipode.example/regions/snapshot"
 )
 
 // Main runs the command line of trafficd until it is done or ctx ends. Logs go to stderr.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	root := &cobra.Command{Use: "trafficd", Short: "The traffic controller of a region", SilenceUsage: true, SilenceErrors: true}
-	var file string
-	root.PersistentFlags().StringVar(&file, "config", "", "configuration file (YAML)")
-	root.AddCommand(&cobra.Command{
-		Use:   "serve",
-		Short: "Observe all regions, vote, and keep this region in the state that follows, until SIGTERM or SIGINT",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { //nolint:contextcheck // what opening keys registers is called later, with contexts of its own
-			if file == "" {
-				return errors.New("no configuration: say --config FILE")
-			}
-			cfg, err := LoadConfig(file)
-			if err != nil {
-				return err
-			}
-			log, err := telemetry.NewLogger(stderr, cfg.Log)
-			if err != nil {
-				return fmt.Errorf("%s: %w", file, err)
-			}
+	return daemon.Program[*Config]{
+		Name: "trafficd", Short: "The traffic controller of a region",
+		Serve: "Observe all regions, vote, and keep this region in the state that follows, until SIGTERM or SIGINT",
+		Load:  LoadConfig, Log: func(cfg *Config) telemetry.LogConfig { return cfg.Log },
+		Run: func(ctx context.Context, cfg *Config, log *slog.Logger) error {
 			p, err := NewProcess(cfg, log)
 			if err != nil {
 				return err
 			}
-			return p.Run(cmd.Context())
+			return p.Run(ctx)
 		},
-	})
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	return root.ExecuteContext(ctx)
+	}.Main(ctx, args, stdout, stderr)
 }
 
 // Process is the controller of a region with all that it needs. Run it once.
@@ -91,10 +69,9 @@ func NewProcess(cfg *Config, log *slog.Logger) (*Process, error) {
 
 // Run serves until ctx ends.
 func (p *Process) Run(ctx context.Context) error {
-	stop := make(chan struct{})
 	return lifecycle.Run(ctx, p.log,
 		lifecycle.Component{Name: "telemetry", Start: p.telemeter, Stop: func(ctx context.Context) error { return p.telemetry.Close(ctx) }},
-		p.server("admin", p.cfg.AdminListen, p.admin, nil),
+		lifecycle.HTTP("admin", p.cfg.AdminListen, func() *http.Server { return p.monitor.Server(p.telemetry.Handler()) }, nil),
 		lifecycle.Component{
 			Name: "global store", Start: func(context.Context) (err error) { p.global, err = global.Open(p.cfg.GlobalEtcd); return err },
 			Stop: func(context.Context) error { return p.global.Close() },
@@ -105,7 +82,7 @@ func (p *Process) Run(ctx context.Context) error {
 		},
 		lifecycle.Component{Name: "keys", Run: func(ctx context.Context) error { p.auth.Run(ctx); return ctx.Err() }},
 		lifecycle.Component{Name: "controller", Start: p.make, Run: func(ctx context.Context) error { return p.control.Run(ctx) }},
-		p.server("api", p.cfg.Listen, func() http.Handler { return p.control.Handler(stop) }, func() { close(stop) }),
+		p.api(make(chan struct{})),
 		lifecycle.Component{Name: "health", Run: func(ctx context.Context) error { return p.monitor.Run(ctx) }},
 	)
 }
@@ -117,14 +94,6 @@ func (p *Process) telemeter(ctx context.Context) (err error) {
 	}
 	p.monitor = health.New(health.Config{Log: p.log, Checks: map[string]health.Check{"state of the regions": func(ctx context.Context) error { return p.control.Known(ctx) }}})
 	return nil
-}
-
-func (p *Process) admin() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", p.monitor.Livez)
-	mux.HandleFunc("GET /readyz", p.monitor.Readyz)
-	mux.Handle("GET /metrics", p.telemetry.Handler())
-	return mux
 }
 
 func (p *Process) make(context.Context) (err error) {
@@ -154,34 +123,13 @@ func (p *Process) admitted() bool {
 	return err == nil
 }
 
-// server serves HTTP; ending, unless nil, makes requests end that do not by themselves.
-func (p *Process) server(name, address string, handler func() http.Handler, ending func()) lifecycle.Component {
-	var server *http.Server
-	var listener net.Listener
-	return lifecycle.Component{
-		Name: name,
-		Start: func(ctx context.Context) (err error) {
-			server = &http.Server{
-				Handler: handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: orderTimeout + 5*time.Second, IdleTimeout: time.Minute,
-				MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
-			}
-			listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-			if err != nil {
-				return fmt.Errorf("listen: %w", err)
-			}
-			return nil
-		},
-		Run: func(context.Context) error {
-			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve: %w", err)
-			}
-			return nil
-		},
-		Stop: func(ctx context.Context) error {
-			if ending != nil {
-				ending()
-			}
-			return server.Shutdown(ctx)
-		},
+// api serves operators and name servers; stop ends the streams of the latter.
+func (p *Process) api(stop chan struct{}) lifecycle.Component {
+	server := func() *http.Server {
+		return &http.Server{
+			Handler: p.control.Handler(stop), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: orderTimeout + 5*time.Second, IdleTimeout: time.Minute,
+			MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		}
 	}
+	return lifecycle.HTTP("api", p.cfg.Listen, server, func() { close(stop) })
 }

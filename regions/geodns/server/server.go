@@ -3,9 +3,7 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"time"
 
@@ -76,29 +74,7 @@ func (s *Server) telemeter() lifecycle.Component {
 
 // admin answers health and metrics. It listens before CoreDNS does, which would share its port with another process of the same address without a word.
 func (s *Server) admin() lifecycle.Component {
-	var server *http.Server
-	var listener net.Listener
-	return lifecycle.Component{
-		Name: "admin",
-		Start: func(ctx context.Context) (err error) {
-			mux := http.NewServeMux()
-			mux.HandleFunc("GET /livez", s.monitor.Livez)
-			mux.HandleFunc("GET /readyz", s.monitor.Readyz)
-			mux.Handle("GET /metrics", s.telemetry.Handler())
-			server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
-			if listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.AdminListen.String()); err != nil {
-				return fmt.Errorf("listen: %w", err)
-			}
-			return nil
-		},
-		Run: func(context.Context) error {
-			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve: %w", err)
-			}
-			return nil
-		},
-		Stop: func(ctx context.Context) error { return server.Shutdown(ctx) },
-	}
+	return lifecycle.HTTP("admin", s.cfg.AdminListen.String(), func() *http.Server { return s.monitor.Server(s.telemetry.Handler()) }, nil)
 }
 
 func (s *Server) names() lifecycle.Component {
