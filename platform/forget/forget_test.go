@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -27,6 +26,7 @@ import (
 	"antipode.example/platform/lease/leasetest"
 	"antipode.example/platform/pg/pgtest"
 	"antipode.example/platform/takeover"
+	"antipode.example/platform/telemetry/telemetrytest"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -158,27 +158,9 @@ func (p *process) hears(t *testing.T, user id.ID, by causal.Replica) {
 }
 
 // count is the sum of a metric, over its attributes.
-func (p *process) count(t *testing.T, name string) (n int64) {
+func (p *process) count(t *testing.T, name string) int64 {
 	t.Helper()
-	var rm metricdata.ResourceMetrics
-	if err := p.reader.Collect(t.Context(), &rm); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range rm.ScopeMetrics {
-		for _, m := range s.Metrics {
-			if m.Name != "antipode.forget."+name {
-				continue
-			}
-			switch d := m.Data.(type) {
-			case metricdata.Sum[int64]:
-				for _, point := range d.DataPoints {
-					n += point.Value
-				}
-			case metricdata.Gauge[int64]:
-				n += d.DataPoints[0].Value
-			}
-		}
-	}
+	n, _ := telemetrytest.Count(t, p.reader, "antipode.forget."+name)
 	return n
 }
 

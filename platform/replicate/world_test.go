@@ -13,7 +13,6 @@ import (
 	"time"
 
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -34,6 +33,7 @@ import (
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
 	"antipode.example/platform/store/storetest"
+	"antipode.example/platform/telemetry/telemetrytest"
 )
 
 var broker kafkatest.Shared
@@ -169,20 +169,7 @@ func (r *region) makeTopic(t *testing.T, name string, n int) {
 // counted is the sum of a counter of this region, over all attributes and since the start.
 func (r *region) counted(t *testing.T, name string) int64 {
 	t.Helper()
-	var data metricdata.ResourceMetrics
-	if err := r.metrics.Collect(t.Context(), &data); err != nil {
-		t.Fatal(err)
-	}
-	var n int64
-	for _, scope := range data.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == name {
-				for _, point := range sum.DataPoints {
-					n += point.Value
-				}
-			}
-		}
-	}
+	n, _ := telemetrytest.Count(t, r.metrics, name)
 	return n
 }
 

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"google.golang.org/protobuf/proto"
 
 	recordv1 "antipode.example/api/gen/antipode/record/v1"
@@ -33,6 +32,7 @@ import (
 	"antipode.example/platform/service/servicetest"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
+	"antipode.example/platform/telemetry/telemetrytest"
 )
 
 // The brokers of this region and of another one.
@@ -242,31 +242,9 @@ func (r *region) settled(t *testing.T, p *process, edges ...*fakeEdge) *process 
 }
 
 // count is what a metric says, over all its attributes.
-func (p *process) count(t *testing.T, name string) (n int64) {
+func (p *process) count(t *testing.T, name string) int64 {
 	t.Helper()
-	var all metricdata.ResourceMetrics
-	if err := p.metrics.Collect(t.Context(), &all); err != nil {
-		t.Fatal(err)
-	}
-	for _, scope := range all.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			if m.Name != "antipode.asset.purge."+name {
-				continue
-			}
-			switch data := m.Data.(type) {
-			case metricdata.Sum[int64]:
-				for _, d := range data.DataPoints {
-					n += d.Value
-				}
-			case metricdata.Gauge[int64]:
-				n = data.DataPoints[0].Value
-			case metricdata.Histogram[float64]:
-				for _, d := range data.DataPoints {
-					n += int64(d.Count)
-				}
-			}
-		}
-	}
+	n, _ := telemetrytest.Count(t, p.metrics, "antipode.asset.purge."+name)
 	return n
 }
 

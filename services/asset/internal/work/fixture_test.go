@@ -18,7 +18,6 @@ import (
 
 	"go.opentelemetry.io/otel/metric/noop"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	assetv1 "antipode.example/api/gen/antipode/asset/v1"
@@ -38,6 +37,7 @@ import (
 	"antipode.example/platform/shard"
 	"antipode.example/platform/state"
 	"antipode.example/platform/store"
+	"antipode.example/platform/telemetry/telemetrytest"
 	"antipode.example/services/asset"
 	"antipode.example/services/asset/internal/media"
 	"antipode.example/services/asset/internal/signedurl"
@@ -297,30 +297,13 @@ func (p *process) start(t *testing.T) *process {
 }
 
 // count is what a metric says, over all its attributes.
-func (p *process) count(t *testing.T, name string) (n int64) {
+func (p *process) count(t *testing.T, name string) int64 {
 	t.Helper()
-	var all metricdata.ResourceMetrics
-	if err := p.metrics.Collect(t.Context(), &all); err != nil {
-		t.Fatal(err)
+	n, ok := telemetrytest.Count(t, p.metrics, "antipode.asset.work."+name)
+	if !ok {
+		t.Fatalf("there is no metric %s", name)
 	}
-	for _, scope := range all.ScopeMetrics {
-		for _, m := range scope.Metrics {
-			if m.Name != "antipode.asset.work."+name {
-				continue
-			}
-			switch data := m.Data.(type) {
-			case metricdata.Sum[int64]:
-				for _, d := range data.DataPoints {
-					n += d.Value
-				}
-			case metricdata.Gauge[int64]:
-				n = data.DataPoints[0].Value
-			}
-			return n
-		}
-	}
-	t.Fatalf("there is no metric %s", name)
-	return 0
+	return n
 }
 
 // photo is a JPEG that no other test has.
