@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -52,9 +53,19 @@ func (c *client) way(to *lab.Region) (string, *http.Client) {
 	if !c.from.IsValid() {
 		return door(to), h
 	}
-	place := netns.Dialer{Namespace: world.Network().Namespace(topology.World), From: c.from}
-	h.Transport = &http.Transport{DisableKeepAlives: true, DialContext: place.DialContext}
-	return netip.AddrPortFrom(to.Topology.Front(), topology.PortFront).String(), h
+	h.Transport = &http.Transport{DisableKeepAlives: true, DialContext: dialFrom(c.from)}
+	return front(to), h
+}
+
+// dialFrom connects from a place of the world.
+func dialFrom(place netip.Addr) func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := netns.Dialer{Namespace: world.Network().Namespace(topology.World), From: place}
+	return d.DialContext
+}
+
+// front is the address of a region as seen from the world.
+func front(r *lab.Region) string {
+	return netip.AddrPortFrom(r.Topology.Front(), topology.PortFront).String()
 }
 
 // admin stays signed in for all tests.

@@ -17,7 +17,6 @@ import (
 	"antipode.example/regions/control"
 	"antipode.example/regions/geodns"
 	"antipode.example/regions/lab"
-	"antipode.example/regions/netns"
 	"antipode.example/regions/topology"
 )
 
@@ -43,8 +42,7 @@ const nameTTL = 3 * time.Second
 
 func newStayer(t *testing.T, name string, place topology.Place, pinned *lab.Region, h2 bool) *stayer {
 	t.Helper()
-	dial := netns.Dialer{Namespace: world.Network().Namespace(topology.World), From: place.Address}
-	transport := &http.Transport{DialContext: dial.DialContext, Protocols: new(http.Protocols), MaxIdleConnsPerHost: 1}
+	transport := &http.Transport{DialContext: dialFrom(place.Address), Protocols: new(http.Protocols), MaxIdleConnsPerHost: 1}
 	transport.Protocols.SetHTTP1(!h2)
 	transport.Protocols.SetUnencryptedHTTP2(h2)
 	s := &stayer{name: name, place: place, pinned: pinned, http: &http.Client{Transport: transport, Timeout: 10 * time.Second}}
@@ -55,7 +53,7 @@ func newStayer(t *testing.T, name string, place topology.Place, pinned *lab.Regi
 // to is the address that it speaks to now.
 func (s *stayer) to(ctx context.Context) (string, error) {
 	if s.pinned != nil {
-		return netip.AddrPortFrom(s.pinned.Topology.Front(), topology.PortFront).String(), nil
+		return front(s.pinned), nil
 	}
 	if s.address != "" && time.Since(s.asked) < nameTTL {
 		return s.address, nil

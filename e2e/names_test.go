@@ -12,7 +12,6 @@ import (
 
 	"antipode.example/regions/geodns"
 	"antipode.example/regions/lab"
-	"antipode.example/regions/netns"
 	"antipode.example/regions/topology"
 )
 
@@ -29,8 +28,7 @@ const askLimit = 2 * time.Second
 func askNames(ctx context.Context, server *lab.Region, from netip.Addr, name string, qtype uint16, subnet netip.Prefix) (geodns.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
-	place := netns.Dialer{Namespace: world.Network().Namespace(topology.World), From: from}
-	return geodns.Ask(ctx, place.DialContext, netip.AddrPortFrom(server.Topology.NameServer(), topology.PortDNS), name, qtype, subnet)
+	return geodns.Ask(ctx, dialFrom(from), netip.AddrPortFrom(server.Topology.NameServer(), topology.PortDNS), name, qtype, subnet)
 }
 
 // regionsAt are the regions to which addresses belong.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -17,7 +16,6 @@ import (
 	apiclient "antipode.example/platform/client"
 	"antipode.example/regions/geodns"
 	"antipode.example/regions/lab"
-	"antipode.example/regions/netns"
 	"antipode.example/regions/topology"
 )
 
@@ -28,16 +26,10 @@ const (
 	ttlBound  = 8 * time.Second
 )
 
-// from dials from a place of the world.
-func from(p topology.Place) func(ctx context.Context, network, address string) (net.Conn, error) {
-	place := netns.Dialer{Namespace: world.Network().Namespace(topology.World), From: p.Address}
-	return place.DialContext
-}
-
 // goodClient is one as programs use it: it knows the name servers, and nothing else.
 func goodClient(t *testing.T, at topology.Place, nearest ...*lab.Region) *apiclient.Client {
 	t.Helper()
-	conf := apiclient.Config{Dial: from(at), Token: accessToken}
+	conf := apiclient.Config{Dial: dialFrom(at.Address), Token: accessToken}
 	for _, r := range nearest {
 		conf.Resolvers = append(conf.Resolvers, netip.AddrPortFrom(r.Topology.NameServer(), topology.PortDNS).String())
 	}
@@ -161,7 +153,7 @@ func watchClients(t *testing.T, at topology.Place, user string, died <-chan stru
 		return found
 	}
 	good := goodClient(t, at, nearest...)
-	plain := &http.Client{Transport: &http.Transport{DialContext: from(at), DisableKeepAlives: true}}
+	plain := &http.Client{Transport: &http.Transport{DialContext: dialFrom(at.Address), DisableKeepAlives: true}}
 	base, asked := "", time.Time{}
 	return firstSuccesses{
 		next: first(func() error { return reads(ctx, good.HTTP(), apiBase, user, 10*time.Second) }),
