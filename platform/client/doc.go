@@ -8,7 +8,7 @@
 //   - Connections to the next addresses are begun before the first one has failed, and the first that is made is used, so that a region that has gone silent costs no request more than Config.Delay.
 //   - Requests that are sent again are at most a tenth of all, and a small reserve: clients add no storm to an outage.
 //   - A region that has failed, or was silent, is asked last for some seconds.
-//   - The last good answer of DNS is used for as long as DNS is silent.
+//   - In steady use no request waits for DNS: an answer is renewed before its time is over. The last good one is used for as long as DNS is silent.
 //   - What one user has seen is there in every region: the last antipode-token comes with the next request.
 //
 // Not here: deadlines (give every request one, by its context: a request that must not be done twice, on a connection into a region that has gone silent, waits for it), signing in, and trying again later.
@@ -20,5 +20,5 @@
 //		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 2 * time.Second}),
 //		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: time.Second}))
 //
-// Sources: the hedged request of "The Tail at Scale" (Dean, Barroso, CACM 56(2), 2013); RFC 8305 (Happy Eyeballs) for connections; the retry budget as in gRPC's retry throttling (gRFC A6); RFC 8767 for stale answers of DNS.
+// Sources: the hedged request of "The Tail at Scale" (Dean, Barroso, CACM 56(2), 2013); RFC 8305 (Happy Eyeballs) for connections; the retry budget as in gRPC's retry throttling (gRFC A6); RFC 8767 for stale answers of DNS; the prefetching of resolvers (unbound.conf, prefetch).
 package client

@@ -15,6 +15,8 @@ const (
 	refreshWait, refreshPause = 300 * time.Millisecond, time.Second
 	// ttlLeast and ttlMost are how long an answer of DNS is used, whatever it says.
 	ttlLeast, ttlMost = time.Second, 5 * time.Minute
+	// renewShare is the last part of that time in which whoever uses the answer has a new one fetched, so that in steady use no request waits for DNS, not even when the nearest name server goes silent.
+	renewShare = 3
 )
 
 // lookup asks DNS for the addresses of a name, in order.
@@ -33,11 +35,12 @@ type names struct {
 type name struct {
 	addresses []netip.Addr
 	until     time.Time
+	renew     time.Time     // from then on a new answer is fetched
 	asking    chan struct{} // closed when the answer is there; nil while nobody asks
 	err       error         // why there are no addresses
 }
 
-// of returns the addresses of a name, the nearest first. Old ones will do when no others can be had in a moment.
+// of returns the addresses of a name, the nearest first. Ones whose time is over will do when no others can be had in a moment.
 func (n *names) of(ctx context.Context, host string) ([]netip.Addr, error) {
 	if address, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{address}, nil
@@ -48,11 +51,8 @@ func (n *names) of(ctx context.Context, host string) ([]netip.Addr, error) {
 		known = &name{}
 		n.known[host] = known
 	}
-	if addresses := known.addresses; time.Now().Before(known.until) {
-		n.mu.Unlock()
-		return addresses, nil
-	}
-	if known.asking == nil {
+	now := time.Now()
+	if known.asking == nil && !now.Before(known.renew) {
 		known.asking = make(chan struct{})
 		// It is not for this request alone.
 		fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshMost)
@@ -61,8 +61,12 @@ func (n *names) of(ctx context.Context, host string) ([]netip.Addr, error) {
 			n.refresh(fetching, host, known)
 		})
 	}
-	asking, old := known.asking, len(known.addresses) > 0
+	addresses, asking := known.addresses, known.asking
+	fresh, old := now.Before(known.until), len(addresses) > 0
 	n.mu.Unlock()
+	if fresh {
+		return addresses, nil
+	}
 
 	var patience <-chan time.Time
 	if old {
@@ -81,9 +85,7 @@ func (n *names) of(ctx context.Context, host string) ([]netip.Addr, error) {
 	if len(known.addresses) == 0 {
 		return nil, fmt.Errorf("%w: find %s: %w", ErrNotSent, host, known.err)
 	}
-	if now := time.Now(); !now.Before(known.until) {
-		known.until = now.Add(refreshPause) // the next request need not wait, too
-	}
+	known.keep() // the next request need not wait, too
 	return known.addresses, nil
 }
 
@@ -93,11 +95,21 @@ func (n *names) refresh(ctx context.Context, host string, known *name) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err == nil {
-		known.addresses, known.until = addresses, time.Now().Add(min(max(ttl, ttlLeast), ttlMost))
+		ttl = min(max(ttl, ttlLeast), ttlMost)
+		known.addresses, known.until = addresses, time.Now().Add(ttl)
+		known.renew = known.until.Add(-ttl / renewShare)
 	} else if len(known.addresses) > 0 {
-		known.until = time.Now().Add(refreshPause)
+		known.renew = time.Now().Add(refreshPause)
+		known.keep()
 	}
 	known.err = err
 	close(known.asking)
 	known.asking = nil
+}
+
+// keep makes addresses good for a while, also when their time is over.
+func (n *name) keep() {
+	if least := time.Now().Add(refreshPause); n.until.Before(least) {
+		n.until = least
+	}
 }

@@ -29,6 +29,34 @@ func TestNamesAreKeptForTheirTime(t *testing.T) {
 	})
 }
 
+// In steady use no request waits for DNS, and what DNS says is followed all the same.
+func TestNamesAreRenewedAheadOfTime(t *testing.T) {
+	for name, slow := range map[string]func(*nameServer){
+		"slow": func(n *nameServer) { n.slow = 90 * ms }, "silent": func(n *nameServer) { n.silent = true }, "refusing": func(n *nameServer) { n.rcode = 5 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(r regions, c *Client) {
+				t := r.t
+				r.dns2.set(func(n *nameServer) { n.addresses = []string{"10.0.1.1", "10.0.2.1"} })
+				ask(t, c, http.MethodGet).is(t, "before", r.near, 40*ms)
+				r.dns.set(slow)
+				for range 100 {
+					<-time.After(100 * ms)
+					ask(t, c, http.MethodGet).is(t, "in steady use", r.near, 20*ms)
+				}
+				for _, n := range []*nameServer{r.dns, r.dns2} {
+					n.set(func(n *nameServer) { n.addresses = []string{"10.0.2.1", "10.0.1.1"} })
+				}
+				for range 30 {
+					<-time.After(100 * ms)
+					_ = ask(t, c, http.MethodGet)
+				}
+				ask(t, c, http.MethodGet).is(t, "after its time", r.middle, 100*ms)
+			})
+		})
+	}
+}
+
 // The last good answer is used for as long as DNS is silent, and one request in a while waits a moment for a better one.
 func TestDNSGoesSilent(t *testing.T) {
 	for name, break_ := range map[string]func(*nameServer){
