@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"path"
 	"path/filepath"
+	"runtime"
 	"text/template"
 	"time"
 
@@ -105,6 +106,14 @@ type Unit struct {
 	Endpoints []Endpoint
 	// Grace is how long it may take to end in order.
 	Grace time.Duration
+}
+
+// goShare is the part of the machine's cores that one of our processes may use at a time, of the dozens on it: each thread more that the Go runtime wakes, to look for work that is not there, costs the others theirs.
+const goShare = 4
+
+// goEnv is the environment of one of our processes whose heap should stay below a size.
+func goEnv(memoryMiB int) []string {
+	return []string{fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/goShare)), fmt.Sprintf("GOMEMLIMIT=%dMiB", memoryMiB)}
 }
 
 // OfTraffic says that the component brings clients to services; without services it has nothing to do.

@@ -154,7 +154,7 @@ func TestASecondService(t *testing.T) {
 		}
 	}
 	a := now["session-a"]
-	if a.Service != "session" || a.Argv[0] != "/bin/sessiond" || !slices.Equal(a.Env, []string{"GOMEMLIMIT=128MiB"}) || now["kafka"].Service != "" {
+	if a.Service != "session" || a.Argv[0] != "/bin/sessiond" || !slices.Contains(a.Env, "GOMEMLIMIT=128MiB") || now["kafka"].Service != "" {
 		t.Errorf("session-a is %+v", a)
 	}
 	if got := strings.Join(s.Migrate(north, "session"), " "); got != "/bin/sessiond migrate --config "+a.Dir+"/config.yaml" {

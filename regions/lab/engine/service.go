@@ -69,8 +69,8 @@ type serviceNeighbour struct {
 // ConfigFile is the name of the configuration of a service's process in its directory.
 const ConfigFile = "config.yaml"
 
-// partitions is what each log of each region has.
-const partitions = 4
+// partitions is what each log of each region has: one for each instance. A heartbeat goes into every partition of every log, and wakes a reader in every region.
+const partitions = 2
 
 func (s Site) instance(r topology.Region, service topology.Service, instance int) (Unit, error) {
 	name, addr := InstanceName(service.Name, instance), r.Instance(service, instance)
@@ -121,7 +121,7 @@ func (s Site) process(r topology.Region, service topology.Service, p process) (U
 		Name: p.name, Service: service.Name, Dir: disk.Own, Shared: shared,
 		Files:     map[string]string{ConfigFile: string(text)},
 		Argv:      []string{s.Programs.Services[service.Name], "serve", "--config", filepath.Join(disk.Own, ConfigFile)},
-		Env:       []string{fmt.Sprintf("GOMEMLIMIT=%dMiB", p.memory)},
+		Env:       goEnv(p.memory),
 		Probe:     servesOrIsFenced(httpURL(at(p.addr, topology.PortAdmin)) + "/readyz"),
 		Endpoints: p.endpoints,
 		Grace:     15 * time.Second,
