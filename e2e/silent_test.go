@@ -82,7 +82,7 @@ func asks(ctx context.Context, h *http.Client, method, base, user, body string, 
 var apiBase = fmt.Sprintf("http://%s:%d", apiName, topology.PortFront)
 
 // loadEvery is between two requests of a client of the load; every loadWrites-th of them writes. A machine with two cores has no room for more, beside three regions.
-const loadEvery, loadWrites = 300 * time.Millisecond, 5
+const loadEvery, loadWrites = 500 * time.Millisecond, 5
 
 // load reads and writes from every place of the world, a user each, until it is stopped. It returns once requests are answered at the rate at which they are sent: a region that has just come up is slow at first.
 func load(t *testing.T) (stop func()) {
@@ -159,25 +159,29 @@ func TestASilentRegion(t *testing.T) {
 	bounds.Within(t, "first success of a client that honours the TTL (worst of 20 power-offs)", slices.Max(ttl), ttlBound)
 }
 
-// silence is closed once a region is silent.
-func silence(t *testing.T, of *lab.Region) <-chan struct{} {
+// silence is since when a region has been silent; nil until it is.
+func silence(t *testing.T, of *lab.Region) *atomic.Pointer[time.Time] {
 	t.Helper()
 	pairs, err := world.Network().WAN().Pairs(of.Topology.Name)
 	must(t, err)
-	is := make(chan struct{})
+	since := new(atomic.Pointer[time.Time])
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	go func() {
 		for ctx.Err() == nil {
 			if link, err := world.Network().WAN().Link(pairs[0]); err == nil && link.Isolated {
-				close(is)
+				now := time.Now()
+				since.Store(&now)
 				return
 			}
 			<-time.After(time.Millisecond)
 		}
 	}()
-	return is
+	return since
 }
+
+// watchEvery is between two requests of a client that is watched. It counts as time without success.
+const watchEvery = 100 * time.Millisecond
 
 // firstSuccesses are how long two clients waited after a moment: one that tries the next address, and one that honours the TTL and tries the first address only, each request for a second.
 type firstSuccesses struct {
@@ -190,46 +194,40 @@ type firstSuccess struct {
 	failed atomic.Value // the last error
 }
 
-// watchClients begins to read a user, by both kinds of clients, from a place, until each has had an answer to a request that it began after died is closed.
-func watchClients(t *testing.T, at topology.Place, user string, died <-chan struct{}, nearest ...*lab.Region) firstSuccesses {
+// watchClients begins to read a user, by both kinds of clients, from a place, until each has had an answer to a request that it began after a region had died.
+func watchClients(t *testing.T, at topology.Place, user string, died *atomic.Pointer[time.Time], nearest ...*lab.Region) firstSuccesses {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	first := func(ask func() error) *firstSuccess {
 		f := &firstSuccess{found: make(chan time.Duration, 1)}
 		go func() {
-			var since time.Time
 			for ctx.Err() == nil {
-				if since.IsZero() {
-					select {
-					case <-died:
-						since = time.Now()
-					default:
-					}
-				}
+				since := died.Load()
 				if err := ask(); err != nil {
 					f.failed.Store(fmt.Sprintf("%s: %v", time.Now().Format(time.StampMilli), err))
-				} else if !since.IsZero() {
-					f.found <- time.Since(since)
+				} else if since != nil {
+					f.found <- time.Since(*since)
 					return
 				}
-				<-time.After(20 * time.Millisecond)
+				<-time.After(watchEvery)
 			}
 		}()
 		return f
 	}
 	good := goodClient(t, at, nearest...)
 	plain := &http.Client{Transport: &http.Transport{DialContext: dialFrom(at.Address), DisableKeepAlives: true}}
-	base, asked := "", time.Time{}
+	base, asked, servers := "", time.Time{}, slices.Clone(nearest)
 	return firstSuccesses{
 		next: first(func() error { return reads(ctx, good.HTTP(), apiBase, user, 10*time.Second) }),
 		ttl: first(func() error {
 			if base == "" || time.Since(asked) >= nameTTL {
-				// A resolver asks the next name server when one is silent.
-				for _, server := range nearest {
+				// A resolver asks the next name server when one is silent, and goes on with that.
+				for i, server := range servers {
 					a, err := askNames(ctx, server, at.Address, apiName, geodns.TypeA, netip.Prefix{})
 					if err == nil && len(a.Addresses) > 0 {
 						base, asked = "http://"+netip.AddrPortFrom(a.Addresses[0].Addr, topology.PortFront).String(), time.Now()
+						servers[0], servers[i] = servers[i], servers[0]
 						break
 					}
 				}

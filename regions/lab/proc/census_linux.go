@@ -6,10 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/procfs"
+	"golang.org/x/sys/unix"
 )
 
 // Process is one process of the machine as a Census saw it.
@@ -29,8 +32,57 @@ type Process struct {
 const clockTick = time.Second / 100
 
 // Census lists the processes that the caller may look into, without kernel threads, zombies and the calling process.
-// Processes that end meanwhile are left out.
+// Processes that end meanwhile are left out. It looks after it was called; whoever calls while a look is under way shares the next one, for when a region loses its power every component asks who is left of it, again and again.
 func Census() ([]Process, error) {
+	l := looks.join()
+	<-l.done
+	return slices.Clone(l.found), l.err
+}
+
+// looks are those of this process, one at a time.
+var looks looking
+
+type looking struct {
+	mu   sync.Mutex
+	busy bool
+	next *oneLook // that has not begun; nil when nobody waits for it
+}
+
+type oneLook struct {
+	done  chan struct{}
+	found []Process
+	err   error
+}
+
+// join returns a look that has not begun yet.
+func (l *looking) join() *oneLook {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.next == nil {
+		l.next = &oneLook{done: make(chan struct{})}
+	}
+	if !l.busy {
+		l.busy = true
+		go l.run() // ends when nobody waits
+	}
+	return l.next
+}
+
+func (l *looking) run() {
+	for {
+		l.mu.Lock()
+		one := l.next
+		l.next, l.busy = nil, one != nil
+		l.mu.Unlock()
+		if one == nil {
+			return
+		}
+		one.found, one.err = census()
+		close(one.done)
+	}
+}
+
+func census() ([]Process, error) {
 	all, err := procfs.AllProcs()
 	if err != nil {
 		return nil, fmt.Errorf("listing processes: %w", err)
@@ -61,15 +113,15 @@ func look(p procfs.Proc) (Process, error) {
 	if err != nil {
 		return Process{}, err
 	}
-	ns, err := p.Namespaces()
-	if err != nil {
+	var ns unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", p.PID), &ns); err != nil {
 		return Process{}, err
 	}
 	ticks := int(stat.UTime) + int(stat.STime) + stat.CUTime + stat.CSTime
 	return Process{
 		PID: p.PID, PPID: stat.PPID, Stopped: stat.State == "T",
 		Dir:       strings.TrimSuffix(dir, " (deleted)"),
-		Namespace: ns["net"].Inode,
+		Namespace: uint32(ns.Ino), //nolint:gosec // the kernel numbers namespaces in 32 bits
 		CPU:       time.Duration(ticks) * clockTick,
 	}, nil
 }
