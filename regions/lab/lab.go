@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -130,6 +131,7 @@ func (l *Lab) site0() engine.Site { return engine.Site{Topology: l.opts.Topology
 // prepare makes directories, keys and programs.
 func (l *Lab) prepare(ctx context.Context, m Machine) error {
 	site := l.site0()
+	site.Cores = runtime.NumCPU()
 	l.credential, l.doorBlock = m.Credential, m.DoorBlock
 	for _, dir := range []string{l.opts.DataDir, site.Dir, logsDir(site.Dir)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -63,7 +63,7 @@ func (s Site) dns(r topology.Region) (Unit, error) {
 		Name: NameServer, Dir: dir,
 		Files:     map[string]string{ConfigFile: string(text)},
 		Argv:      []string{s.Programs.GeoDNS, "serve", "--config", filepath.Join(dir, ConfigFile)},
-		Env:       goEnv(64),
+		Env:       s.goEnv(64),
 		Probe:     getOK(httpURL(admin) + "/readyz"),
 		Endpoints: []Endpoint{{"dns", names}, {"admin", admin}},
 		Grace:     5 * time.Second,

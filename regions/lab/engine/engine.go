@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"path"
 	"path/filepath"
-	"runtime"
 	"text/template"
 	"time"
 
@@ -60,6 +59,8 @@ type Site struct {
 	Programs Programs
 	Secrets  Secrets
 	Broker   broker.Install
+	// Cores are those of the machine.
+	Cores int
 }
 
 // Programs are the paths of what is run.
@@ -112,8 +113,8 @@ type Unit struct {
 const goShare = 4
 
 // goEnv is the environment of one of our processes whose heap should stay below a size.
-func goEnv(memoryMiB int) []string {
-	return []string{fmt.Sprintf("GOMAXPROCS=%d", max(1, runtime.NumCPU()/goShare)), fmt.Sprintf("GOMEMLIMIT=%dMiB", memoryMiB)}
+func (s Site) goEnv(memoryMiB int) []string {
+	return []string{fmt.Sprintf("GOMAXPROCS=%d", max(1, s.Cores/goShare)), fmt.Sprintf("GOMEMLIMIT=%dMiB", memoryMiB)}
 }
 
 // OfTraffic says that the component brings clients to services; without services it has nothing to do.

@@ -37,7 +37,7 @@ func site(t *testing.T) engine.Site {
 		t.Fatal(err)
 	}
 	return engine.Site{
-		Topology: top, Dir: "/data/golden",
+		Topology: top, Dir: "/data/golden", Cores: 8,
 		Programs: engine.Programs{
 			Self: "/bin/regionctl", Services: map[string]string{"user": "/bin/userd", "session": "/bin/sessiond", "asset": "/bin/assetd"}, Patroni: "/bin/patroni", PostgresBin: "/pg/bin", Redis: "/bin/redis-server", HAProxy: "/bin/haproxy", Varnishd: "/bin/varnishd", Traffic: "/bin/trafficd", GeoDNS: "/bin/geodns",
 		},
@@ -154,7 +154,7 @@ func TestASecondService(t *testing.T) {
 		}
 	}
 	a := now["session-a"]
-	if a.Service != "session" || a.Argv[0] != "/bin/sessiond" || !slices.Contains(a.Env, "GOMEMLIMIT=128MiB") || now["kafka"].Service != "" {
+	if a.Service != "session" || a.Argv[0] != "/bin/sessiond" || !slices.Equal(a.Env, []string{"GOMAXPROCS=2", "GOMEMLIMIT=128MiB"}) || now["kafka"].Service != "" {
 		t.Errorf("session-a is %+v", a)
 	}
 	if got := strings.Join(s.Migrate(north, "session"), " "); got != "/bin/sessiond migrate --config "+a.Dir+"/config.yaml" {

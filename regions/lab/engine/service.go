@@ -121,7 +121,7 @@ func (s Site) process(r topology.Region, service topology.Service, p process) (U
 		Name: p.name, Service: service.Name, Dir: disk.Own, Shared: shared,
 		Files:     map[string]string{ConfigFile: string(text)},
 		Argv:      []string{s.Programs.Services[service.Name], "serve", "--config", filepath.Join(disk.Own, ConfigFile)},
-		Env:       goEnv(p.memory),
+		Env:       s.goEnv(p.memory),
 		Probe:     servesOrIsFenced(httpURL(at(p.addr, topology.PortAdmin)) + "/readyz"),
 		Endpoints: p.endpoints,
 		Grace:     15 * time.Second,

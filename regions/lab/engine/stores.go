@@ -63,7 +63,7 @@ func (s Site) regionalEtcd(r topology.Region) (Unit, error) {
 func (s Site) etcd(r topology.Region, name string, args []string, u Unit) Unit {
 	u.Name, u.Dir = name, s.ComponentDir(r.Name, name)
 	u.Argv = append([]string{s.Programs.Self, "run-etcd", "--data=" + filepath.Join(u.Dir, "data")}, args...)
-	u.Env = goEnv(128)
+	u.Env = s.goEnv(128)
 	u.Grace = 5 * time.Second
 	return u
 }

@@ -53,7 +53,7 @@ func (s Site) traffic(r topology.Region) (Unit, error) {
 		Name: Traffic, Dir: dir,
 		Files:     map[string]string{ConfigFile: string(text)},
 		Argv:      []string{s.Programs.Traffic, "serve", "--config", filepath.Join(dir, ConfigFile)},
-		Env:       goEnv(64),
+		Env:       s.goEnv(64),
 		Probe:     getOK(httpURL(admin) + "/readyz"),
 		Endpoints: []Endpoint{{"traffic", api}, {"admin", admin}},
 		Grace:     5 * time.Second,
