@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,10 +11,14 @@ import (
 	"strings"
 	"syscall"
 
+	"antipode.example/regions/lab/engine"
 	"antipode.example/regions/topology"
 )
 
-const stateFile = "lab.json"
+const (
+	stateFile     = "lab.json"
+	oldPartitions = 4
+)
 
 // state is what a lab remembers beside its regions' data.
 type state struct {
@@ -23,6 +28,8 @@ type state struct {
 	Regions   []stateRegion `json:"regions"`
 	// Services have databases. A state that was written when there was only one service names none.
 	Services []string `json:"services,omitempty"`
+	// Partitions are those of each log, by which users are divided. A state that doesn't say was written when there were oldPartitions.
+	Partitions int `json:"partitions,omitempty"`
 	// GlobalFormed says that the global store exists: a member of it that has no data has lost them.
 	GlobalFormed bool `json:"global_formed,omitempty"`
 	// Forming are regions whose databases were never ready: what is there of them is no data.
@@ -37,7 +44,7 @@ type stateRegion struct {
 }
 
 func newState(o Options, block int) state {
-	s := state{Lab: o.Name, Topology: o.Topology.Name, DoorBlock: block, Services: o.Topology.ServiceNames()}
+	s := state{Lab: o.Name, Topology: o.Topology.Name, DoorBlock: block, Services: o.Topology.ServiceNames(), Partitions: engine.Partitions}
 	for _, r := range o.Topology.Regions {
 		s.Regions = append(s.Regions, stateRegion{r.Name, r.Number, r.Shards, r.NodesPerShard})
 	}
@@ -61,6 +68,9 @@ func (s state) differs(t *topology.Topology) string {
 		if _, ok := t.Service(service); !ok {
 			return fmt.Sprintf("services %s, now %s", strings.Join(s.Services, ", "), strings.Join(t.ServiceNames(), ", "))
 		}
+	}
+	if was := cmp.Or(s.Partitions, oldPartitions); was != engine.Partitions {
+		return fmt.Sprintf("%d partitions of each log, now %d", was, engine.Partitions)
 	}
 	return ""
 }

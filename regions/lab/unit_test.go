@@ -54,7 +54,8 @@ func TestServicesMayComeButNotGo(t *testing.T) {
 			t.Errorf("from %v to %v: %q", c.was.ServiceNames(), c.is.ServiceNames(), got)
 		}
 	}
-	older := state{Regions: newState(Options{Topology: one}, 0).Regions}
+	older := newState(Options{Topology: one}, 0)
+	older.Services = nil
 	if got := older.differs(two); got != "" {
 		t.Errorf("a state from before there were services: %q", got)
 	}
@@ -123,6 +124,11 @@ func TestStateRemembersWhatDataNeed(t *testing.T) {
 	}
 	if saved.DoorBlock != 5 || saved.differs(top) != "" {
 		t.Errorf("state is %+v", saved)
+	}
+	older := saved
+	older.Partitions = 0
+	if got := older.differs(top); got != "4 partitions of each log, now 2" {
+		t.Errorf("a lab with other partitions: %q", got)
 	}
 	for change, harmful := range map[string]bool{
 		"shards: 1|shards: 2":                         true,

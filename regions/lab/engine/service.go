@@ -69,8 +69,8 @@ type serviceNeighbour struct {
 // ConfigFile is the name of the configuration of a service's process in its directory.
 const ConfigFile = "config.yaml"
 
-// partitions is what each log of each region has: one for each instance. A heartbeat goes into every partition of every log, and wakes a reader in every region.
-const partitions = 2
+// Partitions is what each log of each region has: one for each instance. A heartbeat goes into every partition of every log, and wakes a reader in every region.
+const Partitions = 2
 
 func (s Site) instance(r topology.Region, service topology.Service, instance int) (Unit, error) {
 	name, addr := InstanceName(service.Name, instance), r.Instance(service, instance)
@@ -141,7 +141,7 @@ func (s Site) serviceConfig(r topology.Region, service topology.Service, p proce
 		RegionalEtcd: []string{httpURL(at(r.RegionalEtcd(), topology.PortEtcdClient))},
 		Redis:        at(r.Redis(), topology.PortRedis).String(),
 	}
-	conf.Kafka.Brokers, conf.Kafka.Partitions = []string{at(r.Kafka(), topology.PortKafka).String()}, partitions
+	conf.Kafka.Brokers, conf.Kafka.Partitions = []string{at(r.Kafka(), topology.PortKafka).String()}, Partitions
 	conf.Database.Name, conf.Database.User = service.Name, "antipode"
 	conf.Database.PasswordFile = filepath.Join(s.KeysDir(), "postgres.password")
 	conf.Log.Level, conf.Log.Format = "info", "json"
