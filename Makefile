@@ -54,7 +54,7 @@ test-engines: verify-structure .bin/s3.built
 	go test ./platform/sim
 
 test-e2e: build
-	go test -p 1 -timeout 20m $(AS_ROOT) ./e2e ./e2e/operate ./e2e/mutants
+	go test -p 1 -timeout 30m $(AS_ROOT) ./e2e ./e2e/operate ./e2e/mutants
 
 accept: deps-test build ## what has counts and time bounds, in full; prints measured against bound
 	go test -v -p 1 -timeout 180m -count=1 $(AS_ROOT) ./e2e/operate ./e2e -args -accept
