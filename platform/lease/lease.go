@@ -22,7 +22,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 )
 
 const (
@@ -30,8 +29,6 @@ const (
 	callTimeout = 3 * time.Second
 	// retryPause is between attempts after an error, and after work that ended by itself.
 	retryPause = 500 * time.Millisecond
-	// window is how much of an answer is sent ahead, in bytes. It is fixed, or gRPC would measure the link by a ping with nearly every answer, however small.
-	window = 1 << 20
 )
 
 // Config is where leases live.
@@ -67,7 +64,6 @@ func Open(cfg Config) (*Leases, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: cfg.Endpoints, Logger: zap.NewNop(),
 		DialTimeout: callTimeout, DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
-		DialOptions: []grpc.DialOption{grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(window)},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the region's etcd: %w", err)

@@ -22,10 +22,6 @@ import (
 	"google.golang.org/grpc/resolver/manual"
 )
 
-// Window is how much of a message, or of a stream, is sent before the receiver has said that it has read it, in bytes: enough for 20 MB/s at a round trip of 200 ms. It is fixed, because gRPC would otherwise measure the link by a ping with nearly every
-// message, of which most connections here carry a few small ones a second.
-const Window = 4 << 20
-
 // ClientConfig is what a client needs. Only Addresses is required.
 type ClientConfig struct {
 	// Addresses are the server's instances, host:port with a literal address or a name.
@@ -91,8 +87,6 @@ func NewClient(cfg ClientConfig) (*grpc.ClientConn, error) {
 			}
 			return invoke(ctx, method, req, reply, cc, opts...)
 		}),
-		grpc.WithStaticStreamWindowSize(Window),
-		grpc.WithStaticConnWindowSize(Window),
 	}
 	if cfg.Credentials != nil {
 		options = append(options, grpc.WithPerRPCCredentials(cfg.Credentials))

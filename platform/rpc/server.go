@@ -99,8 +99,6 @@ func NewServer(cfg Config) (*Server, error) {
 		// A peer behind a cut link sends no reset: ask, so that its streams end. Clients may ask as often as ours do.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.StaticStreamWindowSize(Window),
-		grpc.StaticConnWindowSize(Window),
 		grpc.WaitForHandlers(true),
 	}
 	var spans stats.Handler

@@ -40,9 +40,11 @@ func Census() ([]Process, error) {
 }
 
 // looks are those of this process, one at a time.
-var looks looking
+var looks = looking{look: census}
 
 type looking struct {
+	look func() ([]Process, error)
+
 	mu   sync.Mutex
 	busy bool
 	next *oneLook // that has not begun; nil when nobody waits for it
@@ -77,7 +79,7 @@ func (l *looking) run() {
 		if one == nil {
 			return
 		}
-		one.found, one.err = census()
+		one.found, one.err = l.look()
 		close(one.done)
 	}
 }
