@@ -43,13 +43,20 @@ func orphaned(data string) bool {
 	return err == nil && dir == data
 }
 
-const sharedBuffers = "32MB"
+const (
+	sharedBuffers = "32MB"
+	// longestSocket is the length in bytes that Linux allows the path of a Unix socket, see unix(7).
+	longestSocket = 107
+)
 
 // postgres is a database node: Patroni and the PostgreSQL that it runs. Each service has a database of its name on every shard, with a logical replication slot
 // antipode_<service>.
 func (s Site) postgres(r topology.Region, shard, node int) (Unit, error) {
 	name := NodeName(shard, node)
 	dir := s.ComponentDir(r.Name, name)
+	if socket := filepath.Join(dir, fmt.Sprintf(".s.PGSQL.%d", topology.PortPostgres)); len(socket) > longestSocket {
+		return Unit{}, fmt.Errorf("%s would be a socket, whose path may have %d bytes: choose a shorter --data", socket, longestSocket)
+	}
 	addr := r.Node(shard, node)
 	roles := filepath.Join(dir, "roles.sql")
 	conf, err := renderDeploy("patroni/patroni.yml.tmpl", map[string]any{
@@ -61,6 +68,7 @@ func (s Site) postgres(r topology.Region, shard, node int) (Unit, error) {
 		"Databases":     s.Topology.ServiceNames(),
 		"BinDir":        s.Programs.PostgresBin,
 		"DataDir":       filepath.Join(dir, "data"),
+		"SocketDir":     dir,
 		"PGPass":        filepath.Join(dir, "pgpass"),
 		"RolesSQL":      roles,
 		"SharedBuffers": sharedBuffers,
