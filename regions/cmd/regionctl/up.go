@@ -21,6 +21,7 @@ import (
 	"antipode.example/platform/region"
 	"antipode.example/regions/lab"
 	"antipode.example/regions/lab/control"
+	"antipode.example/regions/lab/proc"
 	"antipode.example/regions/topology"
 )
 
@@ -114,7 +115,9 @@ func (s *settings) spawn(opts lab.Options) (*daemon, error) {
 		fmt.Sprintf("--engines-only=%t", s.enginesOnly)) //nolint:noctx // see above
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	launcher := proc.NewLauncher() // so that the supervisor, too, wakes up no more often than it has to
+	defer launcher.Close()
+	if err := launcher.Do(func() error { return nil }, cmd.Start); err != nil {
 		return nil, fmt.Errorf("starting the supervisor: %w", err)
 	}
 	d := &daemon{cmd: cmd, log: log.Name(), ended: make(chan struct{})}

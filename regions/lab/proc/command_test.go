@@ -70,6 +70,27 @@ func TestMembersListsOrphansBeforeTheMainProcess(t *testing.T) {
 	}
 }
 
+// Whoever waits may do so a little longer: dozens of processes share a machine.
+func TestWaitsOfWhatIsStartedMayEndLate(t *testing.T) {
+	launcher := proc.NewLauncher()
+	t.Cleanup(launcher.Close)
+	dir := t.TempDir()
+	c := &proc.Command{
+		Argv: []string{"/bin/sh", "-c", "sh -c 'cat /proc/self/timerslack_ns'"}, Env: []string{"PATH=/usr/bin:/bin"}, Dir: dir, LogFile: filepath.Join(dir, "log"),
+		Launch: func(start func() error) error { return launcher.Do(func() error { return nil }, start) },
+	}
+	main, err := c.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := main.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(c.LogFile); err != nil || string(got) != "2000000\n" {
+		t.Errorf("a child's slack is %q, %v, want 2 ms", got, err)
+	}
+}
+
 func TestKillReachesEverything(t *testing.T) {
 	c, _ := tree(t)
 	if err := c.Signal(t.Context(), syscall.SIGKILL); err != nil {
