@@ -24,6 +24,13 @@ func (b *budget) earn() {
 	b.left = min(b.left+earned, saved)
 }
 
+// some says that there is enough for a request.
+func (b *budget) some() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.left >= cost
+}
+
 // spend says whether a request may be sent once more.
 func (b *budget) spend() bool {
 	b.mu.Lock()

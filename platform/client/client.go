@@ -40,7 +40,8 @@ type Config struct {
 	Dial Dial
 }
 
-// DefaultDelay is above the time in which a region nearby answers nearly all requests, and leaves the next region, at a round trip of 200 ms, three of them within the first second: for TCP, TLS and the request.
+// DefaultDelay is above the time in which a region nearby answers nearly all requests, and leaves the next region, at a round trip of 200 ms, three of them within the first second: for TCP, TLS and the request. The connection is begun
+// after a third of it already.
 const DefaultDelay = 300 * time.Millisecond
 
 // Report says what a request took.
@@ -154,7 +155,7 @@ func (c *Client) roundTrip(ctx context.Context, given *http.Request) (*http.Resp
 	if err := closed(given); err != nil { // each attempt has a body of its own
 		return nil, Report{}, err
 	}
-	return c.race(ctx, req, places)
+	return c.race(ctx, req, places, t)
 }
 
 // closed closes the body of a request that is not sent.

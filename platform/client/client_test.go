@@ -29,8 +29,8 @@ func TestTheNearestRegionGoesSilent(t *testing.T) {
 				ask(t, c, name, change...).is(t, "a new connection", r.near, 40*ms)
 				ask(t, c, name, change...).is(t, "a kept connection", r.near, 20*ms)
 				r.near.silence()
-				// The delay, a new connection to the next region, and its answer.
-				ask(t, c, name, change...).is(t, "silent", r.middle, DefaultDelay+200*ms)
+				// The delay, and the answer of the next region, on a connection that was made meanwhile.
+				ask(t, c, name, change...).is(t, "silent", r.middle, DefaultDelay+100*ms)
 				for range 20 {
 					ask(t, c, name, change...).is(t, "silent for a while", r.middle, 100*ms)
 				}
@@ -141,7 +141,7 @@ func TestOneSlowRequest(t *testing.T) {
 		go func() { slow <- ask(t, c, http.MethodPost, keyed) }()
 		<-time.After(DefaultDelay)
 		ask(t, c, http.MethodGet).is(t, "meanwhile", r.near, 40*ms)
-		(<-slow).is(t, "slow", r.middle, DefaultDelay+200*ms)
+		(<-slow).is(t, "slow", r.middle, DefaultDelay+100*ms)
 		ask(t, c, http.MethodGet).is(t, "after that", r.near, 20*ms)
 	})
 }
@@ -179,18 +179,82 @@ func TestParkedConnections(t *testing.T) {
 	bubble(t, func(r regions, c *Client) {
 		p := newPlace(netip.MustParseAddrPort("10.0.1.1:80"), &c.conf)
 		defer p.close()
+		want := target{"a:80", false}
 		here, there := net.Pipe()
-		p.park(here, target{"a:80", false})
-		if p.unpark(target{"b:80", false}) != nil || p.unpark(target{"a:80", true}) != nil || p.unpark(target{"a:80", false}) != here {
-			r.t.Error("a parked connection is given to who wants another one, or to nobody")
+		p.park(here, want)
+		if p.find(target{"b:80", false}) != nil || p.find(target{"a:80", true}) != nil {
+			r.t.Error("a parked connection is given to who wants another one")
 		}
-		p.park(here, target{"a:80", false})
+		if conn, err := p.conn(r.t.Context(), p.current(), want); conn != here || err != nil {
+			r.t.Errorf("of a parked connection there comes %v, %v", conn, err)
+		}
+		p.park(here, want)
 		<-time.After(parkedMost + 1)
-		if p.unpark(target{"a:80", false}) != nil {
+		if p.find(want) != nil {
 			r.t.Error("an old connection is given out")
 		}
 		if _, err := there.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			r.t.Errorf("an old connection is not closed: %v", err)
+		}
+	})
+}
+
+// While a region takes its time, a connection to the next one is made, and ended unless it is needed: one, however many requests wait, and none when nothing may be sent again.
+func TestAheadOfALateAnswer(t *testing.T) {
+	bubble(t, func(r regions, c *Client) {
+		t := r.t
+		ask(t, c, http.MethodGet).is(t, "before", r.near, 40*ms)
+		late := func(many int) {
+			t.Helper()
+			var group sync.WaitGroup
+			for range many {
+				group.Go(func() { ask(t, c, http.MethodGet).is(t, "late", r.near, DefaultDelay-10*ms) })
+			}
+			group.Wait()
+		}
+		r.near.does(func(w http.ResponseWriter, _ *http.Request) {
+			<-time.After(DefaultDelay - 30*ms)
+			_, _ = io.WriteString(w, "20ms")
+		})
+		late(1)
+		middle := c.places[netip.MustParseAddrPort("10.0.2.1:80")]
+		if made := r.middle.dialed(); made != 1 || !middle.connected() {
+			t.Errorf("%d connections were made to the next region, want one; %v", made, middle.connected())
+		}
+		<-time.After(parkedMost)
+		if middle.connected() {
+			t.Error("nobody needed the connection, and it is kept")
+		}
+		c.budget.left = cost - 2
+		late(1)
+		if made := r.middle.dialed(); made != 1 {
+			t.Errorf("%d connections were made to the next region though nothing may be sent again", made)
+		}
+		c.budget.left = reserve
+		r.near.does(func(w http.ResponseWriter, _ *http.Request) {
+			<-time.After(DefaultDelay - 50*ms) // the round trip of a new connection less
+			_, _ = io.WriteString(w, "20ms")
+		})
+		var group sync.WaitGroup
+		for range 20 {
+			group.Go(func() {
+				if o := ask(t, c, http.MethodGet); o.body != "20ms" {
+					t.Errorf("%+v", o)
+				}
+			})
+		}
+		group.Wait()
+		if made := r.middle.dialed(); made != 2 {
+			t.Errorf("20 requests at a time made %d connections to the next region, want one", made-1)
+		}
+		// A connection that is still being made is waited for.
+		r.near.silence()
+		r.middle.set(func(h *host) { h.rtt = 250 * ms })
+		<-time.After(parkedMost)
+		began := time.Now()
+		o := ask(t, c, http.MethodGet)
+		if o.body != "250ms" || time.Since(began) != DefaultDelay/aheadShare+500*ms || r.middle.dialed() != 3 {
+			t.Errorf("after %s there came %+v, over %d connections", time.Since(began), o, r.middle.dialed()-2)
 		}
 	})
 }
@@ -236,7 +300,7 @@ func TestTheAnswerIsWhole(t *testing.T) {
 			t.Errorf("%q, %v", text, err)
 		}
 		_ = resp.Body.Close()
-		if at := <-ended; at.Sub(began) != DefaultDelay+200*ms {
+		if at := <-ended; at.Sub(began) != DefaultDelay+100*ms {
 			t.Errorf("the other one ended after %s", at.Sub(began))
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,7 @@ const (
 	connectDelay = 250 * time.Millisecond
 	// idleMost is how long connections are kept: less than the region's balancer keeps them.
 	idleMost = 55 * time.Second
-	// parkedMost is how long a connection that was made ahead of a request will do for one.
+	// parkedMost is how long a connection that was made ahead of a request is kept for one.
 	parkedMost = time.Second
 	// A kept connection of HTTP/2 over which nothing has come for a while is asked whether it is alive.
 	pingAfter, pingMost = 5 * time.Second, 2 * time.Second
@@ -35,7 +36,7 @@ type place struct {
 
 	mu       sync.Mutex
 	pool     *pool
-	parked   []parked
+	parked   []*parked
 	answered time.Time // last
 	aside    time.Time // until then
 }
@@ -53,11 +54,11 @@ func (p *pool) retire() {
 	p.transport.CloseIdleConnections()
 }
 
-// parked is a connection that was made ahead of the request that is to use it.
+// parked is a connection that is made ahead of the request that is to use it.
 type parked struct {
-	conn   net.Conn
 	target target
-	made   time.Time
+	made   chan struct{} // closed when there is a connection, or none could be made
+	conn   net.Conn
 }
 
 // target is what a connection is for.
@@ -114,8 +115,15 @@ func (p *place) send(req *http.Request) (*http.Response, error) {
 
 // conn returns a connection: the parked one, or a new one.
 func (p *place) conn(ctx context.Context, in *pool, t target) (net.Conn, error) {
-	if conn := p.unpark(t); conn != nil {
-		return conn, nil
+	if one := p.find(t); one != nil {
+		select {
+		case <-one.made: // soon: to connect has a limit
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: connect to %s: %w", ErrNotSent, p.address, context.Cause(ctx))
+		}
+		if p.take(one) {
+			return one.conn, nil
+		}
 	}
 	return p.connect(ctx, in, t)
 }
@@ -166,30 +174,67 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-func (p *place) park(conn net.Conn, t target) {
+// ahead begins to connect, for a request that may come in a moment, unless there is a connection.
+func (p *place) ahead(ctx context.Context, working *sync.WaitGroup, t target) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.parked = append(p.parked, parked{conn, t, time.Now()})
+	in := p.pool
+	if in.open.Load() > 0 || len(p.parked) > 0 {
+		return
+	}
+	one := &parked{target: t, made: make(chan struct{})}
+	p.parked = append(p.parked, one)
+	ctx = context.WithoutCancel(ctx) // another request may need it
+	working.Go(func() {
+		defer close(one.made)
+		conn, err := p.connect(ctx, in, t)
+		if err != nil {
+			p.take(one) // who waits for it says why
+			return
+		}
+		one.conn = conn
+		p.keep(one)
+	})
 }
 
-// unpark returns a connection that was parked a moment ago, and closes those that are older.
-func (p *place) unpark(t target) net.Conn {
+// park keeps a connection for a request that comes now.
+func (p *place) park(conn net.Conn, t target) {
+	one := &parked{t, make(chan struct{}), conn}
+	close(one.made)
+	p.mu.Lock()
+	p.parked = append(p.parked, one)
+	p.mu.Unlock()
+	p.keep(one)
+}
+
+// keep closes what nobody takes.
+func (p *place) keep(one *parked) {
+	time.AfterFunc(parkedMost, func() {
+		if p.take(one) {
+			_ = one.conn.Close() // nothing was sent on it
+		}
+	})
+}
+
+// find returns a connection that is parked, or is being made.
+func (p *place) find(t target) *parked {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var found net.Conn
-	kept := p.parked[:0]
-	for _, one := range p.parked {
-		switch {
-		case time.Since(one.made) > parkedMost:
-			_ = one.conn.Close() // nothing was sent on it
-		case found == nil && one.target == t:
-			found = one.conn
-		default:
-			kept = append(kept, one)
-		}
+	if i := slices.IndexFunc(p.parked, func(one *parked) bool { return one.target == t }); i >= 0 {
+		return p.parked[i]
 	}
-	p.parked = kept
-	return found
+	return nil
+}
+
+// take takes a parked connection away, unless somebody has.
+func (p *place) take(one *parked) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(p.parked, one)
+	if i >= 0 {
+		p.parked = slices.Delete(p.parked, i, i+1)
+	}
+	return i >= 0
 }
 
 // failed makes it the last to be asked, for a while.
@@ -221,12 +266,18 @@ func (p *place) isAside() bool {
 // connected says that there is a connection already.
 func (p *place) connected() bool { return p.current().open.Load() > 0 }
 
+// close ends what is kept. What is being connected ends with the pool.
 func (p *place) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.pool.retire()
-	for _, one := range p.parked {
-		_ = one.conn.Close() // nothing was sent on it
-	}
-	p.parked = nil
+	p.parked = slices.DeleteFunc(p.parked, func(one *parked) bool {
+		select {
+		case <-one.made:
+			_ = one.conn.Close() // nothing was sent on it
+			return true
+		default:
+			return false
+		}
+	})
 }

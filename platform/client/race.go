@@ -32,13 +32,17 @@ type race struct {
 	results  chan result
 }
 
+// aheadShare is after which part of Config.Delay a connection to the next place is begun, so that it is there when the request is sent.
+const aheadShare = 3
+
 // race sends a request that may be done twice to the first place; to the next one too when there is no answer after Config.Delay, or none that counts. The first that counts is the answer.
-func (c *Client) race(ctx context.Context, req *http.Request, places []*place) (*http.Response, Report, error) {
+func (c *Client) race(ctx context.Context, req *http.Request, places []*place, t target) (*http.Response, Report, error) {
 	r := &race{c: c, req: req, places: places, results: make(chan result, len(places))}
 	if err := r.start(ctx); err != nil {
 		return nil, Report{}, err
 	}
-	timer := time.NewTimer(c.conf.Delay)
+	ahead, timer := time.NewTimer(c.conf.Delay/aheadShare), time.NewTimer(c.conf.Delay)
+	defer ahead.Stop()
 	defer timer.Stop()
 	var last result
 	for under := 1; under > 0; {
@@ -54,6 +58,10 @@ func (c *Client) race(ctx context.Context, req *http.Request, places []*place) (
 			r.attempts[got.number].place.failed()
 			// What was not sent is not sent again.
 			again = r.more() && (errors.Is(got.err, ErrNotSent) || c.budget.spend())
+		case <-ahead.C:
+			if r.more() && c.budget.some() {
+				r.places[len(r.attempts)].ahead(ctx, &c.working, t)
+			}
 		case <-timer.C:
 			again = r.more() && c.budget.spend()
 		case <-ctx.Done():
@@ -62,6 +70,7 @@ func (c *Client) race(ctx context.Context, req *http.Request, places []*place) (
 		}
 		if again && r.start(ctx) == nil { // without a body there is no other attempt
 			under++
+			ahead.Reset(c.conf.Delay / aheadShare)
 			timer.Reset(c.conf.Delay)
 		}
 	}

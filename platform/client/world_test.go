@@ -35,6 +35,7 @@ type host struct {
 	silent   chan struct{} // closed when it is heard again; nil while it is
 	serve    http.HandlerFunc
 	requests []seen
+	dials    int // connections that were made
 }
 
 type seen struct{ method, body, key, causal, authorization string }
@@ -143,6 +144,7 @@ func (w *world) dial(ctx context.Context, network, address string) (net.Conn, er
 	here, there := net.Pipe()
 	select {
 	case h.listens <- there:
+		h.set(func(h *host) { h.dials++ })
 		return here, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -208,6 +210,12 @@ func (h *host) heard() {
 }
 
 func (h *host) does(serve http.HandlerFunc) { h.set(func(h *host) { h.serve = serve }) }
+
+func (h *host) dialed() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.dials
+}
 
 func (h *host) got() []seen {
 	h.mu.Lock()
