@@ -31,7 +31,13 @@ const (
 // goodClient is one as programs use it: it knows the name servers, and nothing else.
 func goodClient(t *testing.T, at topology.Place, nearest ...*lab.Region) *apiclient.Client {
 	t.Helper()
-	conf := apiclient.Config{Dial: dialFrom(at.Address), Token: accessToken}
+	return observed(t, nil, at, nearest...)
+}
+
+// observed is a goodClient that tells of every request.
+func observed(t *testing.T, observe func(apiclient.Report), at topology.Place, nearest ...*lab.Region) *apiclient.Client {
+	t.Helper()
+	conf := apiclient.Config{Dial: dialFrom(at.Address), Token: accessToken, Observe: observe}
 	for _, r := range nearest {
 		conf.Resolvers = append(conf.Resolvers, netip.AddrPortFrom(r.Topology.NameServer(), topology.PortDNS).String())
 	}
@@ -141,7 +147,7 @@ func TestASilentRegion(t *testing.T) {
 		t.Run(strconv.Itoa(run), func(t *testing.T) {
 			active(t)
 			stop := load(t)
-			first := watchClients(t, mumbai, user, silence(t, silent), nearestTo(mumbai)...)
+			first := watchClients(t, mumbai, user, silent, nearestTo(mumbai)...)
 			<-time.After(nameTTL + time.Duration(rand.Int64N(int64(nameTTL)))) // at any moment of an answer's time
 			inject(t, "power-off ap-south")
 			next, ttl = append(next, arrived(t, first.next)), append(ttl, arrived(t, first.ttl))
@@ -183,7 +189,10 @@ func silence(t *testing.T, of *lab.Region) *atomic.Pointer[time.Time] {
 // watchEvery is between two requests of a client that is watched. It counts as time without success.
 const watchEvery = 100 * time.Millisecond
 
-// firstSuccesses are how long two clients waited after a moment: one that tries the next address, and one that honours the TTL and tries the first address only, each request for a second.
+// ttlPatience is how long the client that honours the TTL waits for an answer: more than the farthest region takes over a new connection.
+const ttlPatience = 500 * time.Millisecond
+
+// firstSuccesses are how long two clients waited after a moment: one that tries the next address, and one that honours the TTL and tries the first address only, each request for ttlPatience.
 type firstSuccesses struct {
 	next, ttl *firstSuccess
 }
@@ -194,19 +203,20 @@ type firstSuccess struct {
 	failed atomic.Value // the last error
 }
 
-// watchClients begins to read a user, by both kinds of clients, from a place, until each has had an answer to a request that it began after a region had died.
-func watchClients(t *testing.T, at topology.Place, user string, died *atomic.Pointer[time.Time], nearest ...*lab.Region) firstSuccesses {
+// watchClients begins to read a user, by both kinds of clients, from a place, until each has had, after a region has died, an answer from another one.
+func watchClients(t *testing.T, at topology.Place, user string, dies *lab.Region, nearest ...*lab.Region) firstSuccesses {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
-	first := func(ask func() error) *firstSuccess {
+	died, dead := silence(t, dies), dies.Topology.Front()
+	first := func(ask func() (by netip.Addr, err error)) *firstSuccess {
 		f := &firstSuccess{found: make(chan time.Duration, 1)}
 		go func() {
 			for ctx.Err() == nil {
-				since := died.Load()
-				if err := ask(); err != nil {
+				by, err := ask()
+				if since := died.Load(); err != nil {
 					f.failed.Store(fmt.Sprintf("%s: %v", time.Now().Format(time.StampMilli), err))
-				} else if since != nil {
+				} else if since != nil && by != dead {
 					f.found <- time.Since(*since)
 					return
 				}
@@ -215,24 +225,28 @@ func watchClients(t *testing.T, at topology.Place, user string, died *atomic.Poi
 		}()
 		return f
 	}
-	good := goodClient(t, at, nearest...)
+	var last apiclient.Report
+	good := observed(t, func(r apiclient.Report) { last = r }, at, nearest...).HTTP()
 	plain := &http.Client{Transport: &http.Transport{DialContext: dialFrom(at.Address), DisableKeepAlives: true}}
-	base, asked, servers := "", time.Time{}, slices.Clone(nearest)
+	front, asked, servers := netip.AddrPort{}, time.Time{}, slices.Clone(nearest)
 	return firstSuccesses{
-		next: first(func() error { return reads(ctx, good.HTTP(), apiBase, user, 10*time.Second) }),
-		ttl: first(func() error {
-			if base == "" || time.Since(asked) >= nameTTL {
+		next: first(func() (netip.Addr, error) {
+			err := reads(ctx, good, apiBase, user, 10*time.Second)
+			return last.By.Addr(), err
+		}),
+		ttl: first(func() (netip.Addr, error) {
+			if !front.IsValid() || time.Since(asked) >= nameTTL {
 				// A resolver asks the next name server when one is silent, and goes on with that.
 				for i, server := range servers {
 					a, err := askNames(ctx, server, at.Address, apiName, geodns.TypeA, netip.Prefix{})
 					if err == nil && len(a.Addresses) > 0 {
-						base, asked = "http://"+netip.AddrPortFrom(a.Addresses[0].Addr, topology.PortFront).String(), time.Now()
+						front, asked = netip.AddrPortFrom(a.Addresses[0].Addr, topology.PortFront), time.Now()
 						servers[0], servers[i] = servers[i], servers[0]
 						break
 					}
 				}
 			}
-			return reads(ctx, plain, base, user, time.Second)
+			return front.Addr(), reads(ctx, plain, "http://"+front.String(), user, ttlPatience)
 		}),
 	}
 }

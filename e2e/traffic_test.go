@@ -164,7 +164,7 @@ func TestALostRegionIsFencedAndReadmitted(t *testing.T) {
 	u := c.create(t, by, "John")
 	w := watchNames(t, apiName)
 	mumbai, _ := world.Topology().Place("mumbai")
-	first := watchClients(t, mumbai, u.GetId(), silence(t, lost), nearestTo(mumbai)...)
+	first := watchClients(t, mumbai, u.GetId(), lost, nearestTo(mumbai)...)
 	died := w.now()
 	inject(t, "power-off ap-south")
 	var gone time.Duration
