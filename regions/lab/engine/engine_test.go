@@ -189,6 +189,17 @@ func TestSecretsStayInFiles(t *testing.T) {
 	}
 }
 
+func TestASocketHasAShortPath(t *testing.T) {
+	s := site(t)
+	const rest = len("/regions/north/pg-s1-1/.s.PGSQL.5432")
+	for length, ok := range map[int]bool{107 - rest: true, 108 - rest: false} {
+		s.Dir = "/" + strings.Repeat("d", length-1)
+		if _, err := s.Units(s.Topology.Regions[0]); (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "choose a shorter --data") {
+			t.Errorf("with a directory of %d bytes: %v", length, err)
+		}
+	}
+}
+
 func TestNamesAndDirectoriesAreUnique(t *testing.T) {
 	s := twoServices(t)
 	dirs, ends := map[string]bool{}, map[string]bool{}
