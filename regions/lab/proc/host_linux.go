@@ -121,7 +121,7 @@ func SignalAll(ctx context.Context, sig syscall.Signal, list func() ([]Process, 
 			done[p.PID] = true
 			if sig == syscall.SIGKILL {
 				// What dies gives its memory back in its own time: the power-off of a region must not slow down those that live on.
-				unix.Setpriority(unix.PRIO_PROCESS, p.PID, dyingNice) //nolint:errcheck // it dies all the same
+				unix.Setpriority(unix.PRIO_PROCESS, p.PID, dyingNice) //nolint:errcheck,gosec // it dies all the same
 			}
 			if err := syscall.Kill(p.PID, sig); err != nil && !isGone(err) {
 				return fmt.Errorf("signalling process %d: %w", p.PID, err)
